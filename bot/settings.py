@@ -1,0 +1,414 @@
+"""The configuration file as typed objects: read once, validated whole, passed down.
+
+Unknown keys and bad values are refused with file, line, key and what was expected.
+``docs/configuration.md`` is made from these models (``python -m bot.settings``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from danzar_gpu.config import CudaDevice, GPUMemoryConfig
+
+DEFAULT_PATH = Path("config/vision_config.yaml")
+MAX_FILE_BYTES = 1 << 20
+MAX_DEPTH = 20
+
+GAME_CONCEPTS = (
+    "exploring the world",
+    "fighting enemies",
+    "a boss fight",
+    "low health",
+    "an inventory screen",
+    "a shop screen",
+    "a dialogue with a character",
+    "a world map",
+    "a main menu",
+    "a pause menu",
+    "a loading screen",
+    "a victory screen",
+    "a game over screen",
+)
+"""The default profile's phrases: those that the shipped CLIP was trained to tell apart."""
+
+Phrase = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CaptureSettings(Section):
+    """Where frames come from."""
+
+    source: Literal["auto", "screen", "region", "video", "stream", "images", "scene"] = Field(
+        "auto",
+        title="Frame source",
+        description=(
+            "`auto` takes the screen if there is one, else the rendered scene; `video` a file, "
+            "`stream` a network address, `images` a folder."
+        ),
+    )
+    fps: float = Field(
+        5.0, gt=0, le=120, title="Frames per second", description="How often a frame is taken."
+    )
+    monitor: int = Field(
+        1, ge=0, le=16, title="Monitor", description="1 is the first screen, 0 all together."
+    )
+    region: tuple[int, int, int, int] | None = Field(
+        None,
+        title="Region",
+        description="left, top, width, height in pixels, for `source: region`.",
+    )
+    path: str | None = Field(
+        None, title="Path", description="The video file or the folder of images."
+    )
+    url: str | None = Field(
+        None, title="Address", description="The stream: rtsp, rtmp, udp, srt, http(s)."
+    )
+    loop: bool = Field(False, title="Loop", description="Start a file or folder again at its end.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> CaptureSettings:
+        needs = {"region": self.region, "video": self.path, "images": self.path, "stream": self.url}
+        if self.source in needs and needs[self.source] is None:
+            key = {"region": "region", "stream": "url"}.get(self.source, "path")
+            raise ValueError(f"source: {self.source} needs capture.{key}")
+        return self
+
+    @field_validator("region")
+    @classmethod
+    def _positive(cls, region: tuple[int, int, int, int] | None) -> Any:
+        if region is not None and (region[2] < 16 or region[3] < 16):
+            raise ValueError("a region is at least 16 x 16 pixels")
+        return region
+
+
+class ClipSettings(Section):
+    """CLIP names what goes on as the likeliest of a list of phrases."""
+
+    enabled: bool = Field(True, title="Enabled", description="Whether CLIP runs.")
+    processing_fps: float = Field(
+        1.0, gt=0, le=120, title="Rate", description="Frames a second that CLIP looks at."
+    )
+    model_name: str = Field(
+        "ViT-B/32",
+        title="Model",
+        description="open_clip's name; the shipped `clip-tiny` serves until it was pulled.",
+    )
+    model_path: str = Field(
+        "models/clip-tiny", title="Shipped model", description="Folder of the fallback model."
+    )
+    device: CudaDevice | Literal["cpu"] = Field(
+        "cuda:1", title="Device", description="A wish: the GPU memory manager decides."
+    )
+    confidence_threshold: float = Field(
+        0.3, ge=0, le=1, title="Threshold", description="Least probability of an insight."
+    )
+    max_insights: int = Field(
+        10, ge=1, le=100, title="Insights", description="At most so many insights a frame."
+    )
+    batch_size: int = Field(
+        4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
+    )
+    profile: str = Field(
+        "default", title="Game profile", description="Which list of `profiles` is in use."
+    )
+    profiles: dict[str, tuple[Phrase, ...]] = Field(
+        {"default": GAME_CONCEPTS},
+        title="Profiles",
+        description="Per game the phrases that CLIP chooses from.",
+    )
+
+    @model_validator(mode="after")
+    def _profile_exists(self) -> ClipSettings:
+        if self.profile not in self.profiles:
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise ValueError(f"profile {self.profile!r} is not among the profiles ({known})")
+        if len(self.profiles[self.profile]) < 2:
+            raise ValueError(f"profile {self.profile!r} needs at least two phrases to choose from")
+        return self
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """The phrases of the profile in use."""
+        return self.profiles[self.profile]
+
+
+class YoloSettings(Section):
+    """YOLO finds objects and draws boxes round them."""
+
+    enabled: bool = Field(True, title="Enabled", description="Whether YOLO runs.")
+    model_path: str = Field(
+        "models/yolo-nano.pt", title="Model", description="An ultralytics checkpoint."
+    )
+    confidence_threshold: float = Field(
+        0.5, ge=0, le=1, title="Threshold", description="Least confidence of a detection."
+    )
+    device: CudaDevice | Literal["cpu"] = Field(
+        "cuda:1", title="Device", description="A wish: the GPU memory manager decides."
+    )
+    classes: tuple[Phrase, ...] = Field(
+        ("health_bar", "minimap", "boss", "player", "enemy"),
+        min_length=1,
+        title="Classes",
+        description="Which of the model's classes are reported.",
+    )
+    processing_fps: float = Field(
+        5.0, gt=0, le=120, title="Rate", description="Frames a second that YOLO looks at."
+    )
+    image_size: int | None = Field(
+        None,
+        ge=64,
+        le=2048,
+        multiple_of=32,
+        title="Image size",
+        description="Longer side in pixels after scaling; unset, what the model was trained at.",
+    )
+    max_detections: int = Field(
+        100, ge=1, le=1000, title="Detections", description="At most so many boxes a frame."
+    )
+    batch_size: int = Field(
+        4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
+    )
+
+
+class VisionSettings(Section):
+    """How vision runs as a whole, and what it may show."""
+
+    autostart: bool = Field(
+        True, title="Start with the bot", description="Whether vision starts by itself."
+    )
+    share_frames: bool = Field(
+        False,
+        title="Share frames",
+        description="Whether `!vision look` may post the picture: a screen is private.",
+    )
+    cpu_budget: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        title="CPU budget",
+        description="Cores that vision may use on the CPU; unset, half of the machine's.",
+    )
+    load_timeout_seconds: float = Field(
+        180.0, gt=0, le=3600, title="Load limit", description="A model that takes longer failed."
+    )
+    hang_timeout_seconds: float = Field(
+        20.0, gt=0, le=600, title="Hang limit", description="A silent worker is replaced after it."
+    )
+
+
+class PerformanceSettings(Section):
+    """Shares."""
+
+    gpu_memory_fraction: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        title="GPU memory share",
+        description="Vision's share of a card's memory, besides `vision_memory_limit_gb`.",
+    )
+
+
+class DiscordSettings(Section):
+    """How the bot appears on Discord. The token is never here: `DISCORD_TOKEN(_FILE)`."""
+
+    prefix: str = Field(
+        "!", min_length=1, max_length=8, title="Prefix", description="Starts a text command."
+    )
+    control_permission: Literal["administrator", "manage_guild", "manage_channels", "everyone"] = (
+        Field(
+            "manage_guild",
+            title="Who may control",
+            description="Permission that `!gpu monitor`, `!gpu log` and `!vision start` ask for.",
+        )
+    )
+    control_role: str | None = Field(
+        None, title="Control role", description="Members of this role may control, too."
+    )
+
+
+class LoggingSettings(Section):
+    """What is written to the console."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", title="Level", description="The least severity that is printed."
+    )
+
+
+class Settings(Section):
+    """The whole file."""
+
+    gpu_memory: GPUMemoryConfig = Field(default_factory=GPUMemoryConfig, title="GPU memory")
+    capture: CaptureSettings = Field(default_factory=CaptureSettings, title="Capture")
+    clip: ClipSettings = Field(default_factory=ClipSettings, title="CLIP")
+    yolo: YoloSettings = Field(default_factory=YoloSettings, title="YOLO")
+    vision: VisionSettings = Field(default_factory=VisionSettings, title="Vision")
+    performance: PerformanceSettings = Field(
+        default_factory=PerformanceSettings, title="Performance"
+    )
+    discord: DiscordSettings = Field(default_factory=DiscordSettings, title="Discord")
+    logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
+
+    @model_validator(mode="after")
+    def _one_fraction(self) -> Settings:
+        # The guide keeps the share under `performance`, the manager wants it with its limits.
+        if "gpu_memory_fraction" not in self.gpu_memory.model_fields_set:
+            merged = self.gpu_memory.model_copy(
+                update={"gpu_memory_fraction": self.performance.gpu_memory_fraction}
+            )
+            object.__setattr__(self, "gpu_memory", merged)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with the file."""
+
+    line: int | None
+    key: str
+    message: str
+
+
+class SettingsError(Exception):
+    """The file was refused; ``problems`` says why, line by line."""
+
+    def __init__(self, path: Path | str, problems: list[Problem]) -> None:
+        self.path = path
+        self.problems = problems
+        super().__init__("\n".join(self._lines()))
+
+    def _lines(self) -> list[str]:
+        return [
+            f"{self.path}:{p.line or 1}: {p.key + ': ' if p.key else ''}{p.message}"
+            for p in self.problems
+        ]
+
+
+def load(path: Path | str = DEFAULT_PATH) -> Settings:
+    """Read and validate ``path``. A missing default file means the defaults.
+
+    Raises:
+        SettingsError: the file can't be read, isn't YAML, or holds unknown keys or bad values.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        if path == DEFAULT_PATH:
+            return Settings()
+        raise SettingsError(path, [Problem(None, "", "there is no such file")]) from None
+    except OSError as error:
+        raise SettingsError(path, [Problem(None, "", f"can't be read: {error.strerror}")]) from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise SettingsError(path, [Problem(None, "", "is larger than 1 MiB")])
+    return parse(raw, path)
+
+
+def parse(raw: bytes | str, path: Path | str = "configuration") -> Settings:
+    """Validate YAML text; ``path`` only names it in errors. Raises ``SettingsError``."""
+    try:
+        root = yaml.compose(raw, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        message = f"is not valid YAML: {error.problem or error.context or 'malformed'}"
+        raise SettingsError(path, [Problem(line, "", message)]) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        message = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SettingsError(path, [Problem(None, "", f"is not valid YAML: {message}")]) from None
+    if root is None:
+        return Settings()
+    lines: dict[tuple[str | int, ...], int] = {}
+    problems: list[Problem] = []
+    _survey(root, (), lines, problems)
+    if problems:
+        raise SettingsError(path, problems)
+    data: Any = yaml.SafeLoader("").construct_document(root)  # pyright: ignore[reportUnknownMemberType]
+    if not isinstance(data, dict):
+        raise SettingsError(
+            path, [Problem(1, "", "must be a mapping of sections such as gpu_memory: and yolo:")]
+        )
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError(path, [_problem(e, lines) for e in error.errors()]) from None
+
+
+def _survey(
+    node: yaml.Node,
+    where: tuple[str | int, ...],
+    lines: dict[tuple[str | int, ...], int],
+    problems: list[Problem],
+) -> None:
+    """Note each key's line; refuse aliases' loops, duplicates and depth before construction."""
+    if len(where) > MAX_DEPTH:
+        problems.append(Problem(node.start_mark.line + 1, "", "is nested too deeply"))
+        return
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                problems.append(Problem(line, ".".join(map(str, where)), "a key must be a word"))
+                continue
+            if name in seen:
+                problems.append(Problem(line, ".".join(map(str, (*where, name))), "appears twice"))
+            seen.add(name)
+            lines[(*where, name)] = line
+            _survey(value, (*where, name), lines, problems)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            lines[(*where, position)] = value.start_mark.line + 1
+            _survey(value, (*where, position), lines, problems)
+
+
+def _problem(error: Any, lines: Mapping[tuple[str | int, ...], int]) -> Problem:
+    location = tuple(error["loc"])
+    line = next(
+        (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None
+    )
+    known = location
+    while known and known not in lines:
+        known = known[:-1]
+    key = ".".join(str(part) for part in (known or location))
+    if error["type"] == "extra_forbidden":
+        return Problem(line, key, "is not a key that Danzar knows")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    shown = repr(error["input"])
+    if error["type"] != "value_error" and len(shown) <= 60:
+        message = f"{message}, not {shown}"
+    return Problem(line, key, message)
+
+
+class TokenError(Exception):
+    """There is no usable token; the message says how to give one."""
+
+
+def discord_token(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The bot's token from ``DISCORD_TOKEN`` or the file named by ``DISCORD_TOKEN_FILE``.
+
+    Raises:
+        TokenError: the file can't be read or is empty. The token itself is never in a message.
+    """
+    if token := environment.get("DISCORD_TOKEN", "").strip():
+        return token
+    if name := environment.get("DISCORD_TOKEN_FILE", "").strip():
+        try:
+            token = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenError(f"DISCORD_TOKEN_FILE={name} can't be read: {error}") from None
+        if not token:
+            raise TokenError(f"DISCORD_TOKEN_FILE={name} is empty")
+        return token
+    return None
