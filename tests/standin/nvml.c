@@ -1,0 +1,306 @@
+/* A stand-in for NVIDIA's libnvidia-ml.so.1: the calls that Danzar's probe and torch make,
+ * answered from a text file (format: tests/standin/nvml.py) that is read afresh at every call,
+ * so that a test changes the driver's answers while a program runs. Not thread-safe beyond what
+ * a test needs: every call parses into its own memory.
+ * It has no soname on purpose: loaded by path it never shadows a real library. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+enum {
+    SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15
+};
+enum { MAX_DEVICES = 16, MAX_PROCESSES = 256, MAX_FAULTS = 64, TEXT = 512 };
+
+typedef unsigned long long u64;
+
+typedef struct {
+    char name[TEXT], uuid[TEXT], bus[TEXT];
+    u64 total, free, reserved;
+    unsigned gpu, memory, temperature, power, major, minor;
+} Device;
+typedef struct { int device, graphics, has_name, has_used; unsigned pid; u64 used; char name[TEXT]; } Process;
+typedef struct { char call[TEXT]; int device, code; double seconds; } Fault;
+typedef struct {
+    char driver[TEXT];
+    int devices, processes, faults;
+    Device device[MAX_DEVICES];
+    Process process[MAX_PROCESSES];
+    Fault fault[MAX_FAULTS];
+} Scenario;
+
+static int started; /* nvmlInit and nvmlShutdown are counted, as in the driver */
+
+static void copy(char *to, const char *from) {
+    strncpy(to, from, TEXT - 1);
+    to[TEXT - 1] = '\0';
+}
+
+/* One `key=value` of a line into the record that the line's first word named. */
+static void take(Scenario *s, const char *kind, const char *key, const char *value) {
+    u64 number = strtoull(value, NULL, 10);
+#define TEXT_KEY(record, field) if (!strcmp(key, #field)) copy((record)->field, value)
+#define NUMBER_KEY(record, field) if (!strcmp(key, #field)) (record)->field = number
+    if (!strcmp(kind, "library")) {
+        TEXT_KEY(s, driver);
+    } else if (!strcmp(kind, "device")) {
+        Device *d = &s->device[s->devices - 1];
+        TEXT_KEY(d, name); TEXT_KEY(d, uuid); TEXT_KEY(d, bus);
+        NUMBER_KEY(d, total); NUMBER_KEY(d, free); NUMBER_KEY(d, reserved);
+        NUMBER_KEY(d, gpu); NUMBER_KEY(d, memory); NUMBER_KEY(d, temperature);
+        NUMBER_KEY(d, power); NUMBER_KEY(d, major); NUMBER_KEY(d, minor);
+    } else if (!strcmp(kind, "process")) {
+        Process *p = &s->process[s->processes - 1];
+        NUMBER_KEY(p, device); NUMBER_KEY(p, graphics); NUMBER_KEY(p, pid);
+        if (!strcmp(key, "used")) { p->used = number; p->has_used = 1; }
+        if (!strcmp(key, "name")) { copy(p->name, value); p->has_name = 1; }
+    } else if (!strcmp(kind, "fault")) {
+        Fault *f = &s->fault[s->faults - 1];
+        TEXT_KEY(f, call);
+        if (!strcmp(key, "device")) f->device = atoi(value);
+        NUMBER_KEY(f, code);
+        if (!strcmp(key, "seconds")) f->seconds = strtod(value, NULL);
+    }
+}
+
+/* NULL when there is no scenario: to the caller, no driver. */
+static Scenario *read_scenario(void) {
+    const char *path = getenv("DANZAR_STANDIN_NVML");
+    FILE *file = path ? fopen(path, "rb") : NULL;
+    if (!file) return NULL;
+    Scenario *s = calloc(1, sizeof *s);
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t length;
+    while (s && (length = getline(&line, &room, file)) > 0) {
+        if (line[length - 1] == '\n') line[length - 1] = '\0';
+        char *rest = line, *kind = strsep(&rest, "\t"), *field;
+        if (!strcmp(kind, "device")) { if (s->devices == MAX_DEVICES) continue; s->devices++; }
+        if (!strcmp(kind, "process")) { if (s->processes == MAX_PROCESSES) continue; s->processes++; }
+        if (!strcmp(kind, "fault")) {
+            if (s->faults == MAX_FAULTS) continue;
+            s->fault[s->faults++].device = -1;
+        }
+        while ((field = strsep(&rest, "\t"))) {
+            char *value = strchr(field, '=');
+            if (!value) continue;
+            *value++ = '\0';
+            take(s, kind, field, value);
+        }
+    }
+    free(line);
+    fclose(file);
+    return s;
+}
+
+/* What every call begins with: the scenario, then its faults for this call and device. */
+static int begin(const char *call, int device, Scenario **out) {
+    Scenario *s = *out = read_scenario();
+    if (!s) return DRIVER_NOT_LOADED;
+    for (int i = 0; i < s->faults; i++) {
+        Fault *f = &s->fault[i];
+        if (strcmp(f->call, "*") && strcmp(f->call, call)) continue;
+        if (f->device >= 0 && f->device != device) continue;
+        if (f->seconds > 0) usleep((useconds_t)(f->seconds * 1e6));
+        if (f->code) return f->code;
+    }
+    return SUCCESS;
+}
+
+/* Runs BODY with `s` (and `d` for a device call) and returns what it left in `code`. */
+#define CALL(BODY) do { \
+        Scenario *s; \
+        if (!started) return UNINITIALIZED; \
+        int code = begin(__func__, -1, &s); \
+        if (code == SUCCESS) { BODY } \
+        free(s); \
+        return code; \
+    } while (0)
+#define DEVICE_CALL(BODY) do { \
+        Scenario *s; \
+        int index = (int)(size_t)handle - 1; \
+        if (!started) return UNINITIALIZED; \
+        int code = begin(__func__, index, &s); \
+        if (code == SUCCESS && (index < 0 || index >= s->devices)) code = GPU_IS_LOST; \
+        if (code == SUCCESS) { Device *d = &s->device[index]; (void)d; BODY } \
+        free(s); \
+        return code; \
+    } while (0)
+
+static int text(const char *from, char *to, unsigned room) {
+    if (strlen(from) + 1 > room) return INSUFFICIENT_SIZE;
+    strcpy(to, from);
+    return SUCCESS;
+}
+
+int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    Scenario *s;
+    int code = begin(__func__, -1, &s);
+    free(s);
+    if (code == SUCCESS) started++;
+    return code;
+}
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+int nvmlInit(void) { return nvmlInitWithFlags(0); }
+
+int nvmlShutdown(void) { CALL(started--;); }
+
+const char *nvmlErrorString(int code) {
+    switch (code) {
+    case SUCCESS: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case 4: return "Insufficient Permissions";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case 10: return "Timeout";
+    case 12: return "NVML Shared Library Not Found";
+    case GPU_IS_LOST: return "GPU is lost";
+    case 18: return "Driver/library version mismatch";
+    default: return "Unknown Error";
+    }
+}
+
+int nvmlSystemGetDriverVersion(char *to, unsigned room) { CALL(code = text(s->driver, to, room);); }
+int nvmlSystemGetNVMLVersion(char *to, unsigned room) { CALL(code = text(s->driver, to, room);); }
+int nvmlSystemGetCudaDriverVersion(int *version) { CALL(*version = 12080;); }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { CALL(*version = 12080;); }
+
+int nvmlSystemGetProcessName(unsigned pid, char *to, unsigned room) {
+    CALL(
+        code = NOT_FOUND;
+        for (int i = 0; i < s->processes; i++)
+            if (s->process[i].pid == pid && s->process[i].has_name) {
+                code = text(s->process[i].name, to, room);
+                break;
+            }
+    );
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) { CALL(*count = (unsigned)s->devices;); }
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
+    Scenario *s;
+    if (!started) return UNINITIALIZED;
+    int code = begin(__func__, (int)index, &s);
+    if (code == SUCCESS && (int)index >= s->devices) code = INVALID_ARGUMENT;
+    if (code == SUCCESS) *handle = (void *)((size_t)index + 1);
+    free(s);
+    return code;
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    CALL(
+        code = NOT_FOUND;
+        for (int i = 0; i < s->devices; i++)
+            if (!strcmp(s->device[i].uuid, uuid)) {
+                *handle = (void *)((size_t)i + 1);
+                code = SUCCESS;
+            }
+    );
+}
+
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **handle) {
+    CALL(
+        code = NOT_FOUND;
+        for (int i = 0; i < s->devices; i++)
+            if (!strcasecmp(s->device[i].bus, bus)) {
+                *handle = (void *)((size_t)i + 1);
+                code = SUCCESS;
+            }
+    );
+}
+
+int nvmlDeviceGetName(void *handle, char *to, unsigned room) {
+    DEVICE_CALL(code = text(d->name, to, room););
+}
+int nvmlDeviceGetUUID(void *handle, char *to, unsigned room) {
+    DEVICE_CALL(code = text(d->uuid, to, room););
+}
+int nvmlDeviceGetIndex(void *handle, unsigned *to) { DEVICE_CALL(*to = (unsigned)index;); }
+int nvmlDeviceGetMinorNumber(void *handle, unsigned *to) { DEVICE_CALL(*to = (unsigned)index;); }
+
+typedef struct { u64 total, free, used; } Memory;
+int nvmlDeviceGetMemoryInfo(void *handle, Memory *to) {
+    DEVICE_CALL(to->total = d->total; to->free = d->free; to->used = d->total - d->free;);
+}
+
+typedef struct { unsigned version; u64 total, reserved, free, used; } MemoryV2;
+int nvmlDeviceGetMemoryInfo_v2(void *handle, MemoryV2 *to) {
+    DEVICE_CALL(
+        if (to->version != 0x02000028) code = 25; /* argument version mismatch */
+        else {
+            to->total = d->total;
+            to->reserved = d->reserved;
+            to->free = d->free;
+            to->used = d->total - d->free - d->reserved; /* v2 leaves the driver's share out */
+        }
+    );
+}
+
+typedef struct {
+    char legacy[16];
+    unsigned domain, bus, device, id, subsystem;
+    char bus_id[32];
+} Pci;
+int nvmlDeviceGetPciInfo_v3(void *handle, Pci *to) {
+    DEVICE_CALL(
+        memset(to, 0, sizeof *to);
+        sscanf(d->bus, "%x:%x:%x", &to->domain, &to->bus, &to->device);
+        to->id = 0x278610de;
+        snprintf(to->legacy, sizeof to->legacy, "%04x:%02x:%02x.0", to->domain & 0xffff,
+                 to->bus & 0xff, to->device & 0xff);
+        snprintf(to->bus_id, sizeof to->bus_id, "%s", d->bus);
+    );
+}
+
+typedef struct { unsigned gpu, memory; } Utilization;
+int nvmlDeviceGetUtilizationRates(void *handle, Utilization *to) {
+    DEVICE_CALL(to->gpu = d->gpu; to->memory = d->memory;);
+}
+int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *to) {
+    (void)sensor;
+    DEVICE_CALL(*to = d->temperature;);
+}
+typedef struct { unsigned version; int sensor; int temperature; } TemperatureV1;
+int nvmlDeviceGetTemperatureV(void *handle, TemperatureV1 *to) {
+    DEVICE_CALL(to->temperature = (int)d->temperature;);
+}
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
+    DEVICE_CALL(*milliwatts = d->power;);
+}
+int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
+    DEVICE_CALL(*major = (int)d->major; *minor = (int)d->minor;);
+}
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
+    DEVICE_CALL((void)current; (void)pending; code = NOT_SUPPORTED;);
+}
+
+typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; } ProcessInfo;
+static int processes(Scenario *s, int index, int graphics, unsigned *count, ProcessInfo *to) {
+    unsigned room = to ? *count : 0, found = 0;
+    for (int i = 0; i < s->processes; i++) {
+        Process *p = &s->process[i];
+        if (p->device != index || p->graphics != graphics) continue;
+        if (found < room) {
+            to[found].pid = p->pid;
+            to[found].used = p->has_used ? p->used : ~0ULL; /* WDDM, WSL: not available */
+            to[found].gpu_instance = to[found].compute_instance = ~0U;
+        }
+        found++;
+    }
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *to) {
+    DEVICE_CALL(code = processes(s, index, 0, count, to););
+}
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *to) {
+    DEVICE_CALL(code = processes(s, index, 1, count, to););
+}
