@@ -1,0 +1,59 @@
+# Danzar: `make run` starts it, `make test` checks it. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Given to danzar by `make run`, to pytest by `make test`: make run ARGS="doctor"
+ARGS ?=
+# A person at a terminal sees pip's progress; a log doesn't want it.
+PIP_INSTALL = $(BIN)/python -m pip install $$([ -t 1 ] || echo --quiet)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+# The interpreter's link: where Python itself was replaced the link dangles, and it is made anew.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "Danzar needs Python 3.11, 3.12 or 3.13. Say which one: make run PYTHON=python3.12"; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) can't make an environment. On Debian: apt-get install python3-venv"; exit 1; }
+
+# Stamps: pip runs again only when pyproject.toml is newer than the last installation.
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	@echo "Installing Danzar into $(VENV). The first time this takes minutes and about 7 GB: PyTorch."
+	@$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo "Installing Danzar and its tests' packages into $(VENV)."
+	@$(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed-demo
+
+run: $(VENV)/.installed-demo ## start the bot on Discord (DISCORD_TOKEN), else the local chat page
+	@sh tools/system_packages.sh run
+	@exec $(BIN)/danzar $(ARGS)
+
+test: $(VENV)/.installed-test ## linter, formatter, type checker, every test
+	@sh tools/system_packages.sh test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q --no-fold-skipped --durations=15 $(ARGS)
+
+docs: $(VENV)/.installed-demo ## write docs/configuration.md from the models of bot/settings.py
+	@$(BIN)/python -m bot.settings_docs > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
+
+bench: $(VENV)/.installed-demo ## list the benchmarks
+	@ls benchmarks/*.py >/dev/null 2>&1 || echo "There are no benchmarks yet."
+	@for file in benchmarks/*.py; do [ -e "$$file" ] || continue; \
+	  module=$$(basename "$$file" .py); [ "$$module" = __init__ ] && continue; \
+	  echo "$(BIN)/python -m benchmarks.$$module"; done
+
+clean: ## remove the environment and what tools leave behind; data/ and models/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis docs/*.new
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
