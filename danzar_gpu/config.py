@@ -92,11 +92,21 @@ class GPUMemoryConfig(BaseModel):
         description="A card with less than this many GiB available is left alone.",
     )
     headroom_gb: float = Field(
-        0.25,
+        0.5,
         ge=0,
         le=64,
         title="Headroom",
         description="GiB that must stay free on a card after a model was admitted.",
+    )
+    pressure_gb: float = Field(
+        0.25,
+        ge=0,
+        le=64,
+        title="Pressure",
+        description=(
+            "Models leave a card on which less than this stays free beyond what is promised; "
+            "smaller than the headroom, so that nothing bounces."
+        ),
     )
     enable_memory_monitoring: bool = Field(
         True, title="Monitoring", description="Whether the poller runs from the start."

@@ -1,0 +1,94 @@
+"""A lease: what a holder has in hand, and what it tells the manager."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from danzar_gpu.ledger import Footprint, LeaseRecord
+from danzar_gpu.placement import Placement
+
+
+class LeaseKeeper(Protocol):
+    """The manager, as leases see it. Holders call the lease's own methods instead."""
+
+    def landed(self, lease: Lease, held_bytes: int | None) -> None: ...
+    def move_failed(self, lease: Lease, why: str) -> None: ...
+    def measured(self, lease: Lease, footprint: Footprint) -> None: ...
+    def release(self, lease: Lease) -> None: ...
+
+
+class AdmissionRefused(Exception):
+    """No device may be used; the message carries the arithmetic."""
+
+    def __init__(self, name: str, placement: Placement) -> None:
+        self.placement = placement
+        super().__init__(f"{name} was refused: {placement.reason}")
+
+
+class Lease:
+    """The right to hold memory on a device, until it is released or revoked.
+
+    When ``revoked`` is set the holder has to go to ``target.device`` (``"cuda:N"``, ``"cpu"``, or
+    ``None``: unload), and then calls ``moved``; or ``move_failed`` if it could not.
+    """
+
+    def __init__(self, keeper: LeaseKeeper, record: LeaseRecord) -> None:
+        self._keeper = keeper
+        self._record = record
+        self.revoked = asyncio.Event()
+        self.released = False
+
+    @property
+    def name(self) -> str:
+        return self._record.request.name
+
+    @property
+    def lease_id(self) -> int:
+        return self._record.lease_id
+
+    @property
+    def holder(self) -> str:
+        return self._record.request.holder
+
+    @property
+    def priority(self) -> int:
+        return self._record.request.priority
+
+    @property
+    def device(self) -> str:
+        """``cuda:N`` or ``cpu``: where the memory is held now."""
+        return self._record.device
+
+    @property
+    def reason(self) -> str:
+        return self._record.reason
+
+    @property
+    def need(self) -> Footprint:
+        return self._record.request.need
+
+    @property
+    def target(self) -> Placement | None:
+        """Where the holder has to go; ``None`` while it may stay."""
+        record = self._record
+        if record.target_device is None:
+            return None
+        device = None if record.target_device == "none" else record.target_device
+        return Placement(device, record.target_reason, record.target_uuid)
+
+    def moved(self, held_bytes: int | None = None) -> None:
+        """The holder has arrived at ``target.device``; ``held_bytes`` is what it takes there."""
+        self._keeper.landed(self, held_bytes)
+
+    def move_failed(self, why: str) -> None:
+        """The holder could not get there and has unloaded: the lease falls to the CPU."""
+        self._keeper.move_failed(self, why)
+
+    def measured(self, footprint: Footprint) -> None:
+        """What the model really takes: admission counts that from now on."""
+        self._keeper.measured(self, footprint)
+
+    def release(self) -> None:
+        """Give the right back. Idempotent."""
+        self._keeper.release(self)
