@@ -1,0 +1,102 @@
+"""What cogs and services are given: opened in order, closed in reverse, once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from danzar_gpu import GPUMemoryManager
+from danzar_gpu.probes import MemoryProbe, ProbeName, open_probe
+
+if TYPE_CHECKING:
+    from bot.settings import Settings
+    from bot.vision.pipeline import VisionPipeline
+
+log = logging.getLogger(__name__)
+
+PRIVATE_FREE_SOURCE = "scene"
+"""The frame source that holds nothing of anyone's: Danzar draws it itself."""
+
+
+@dataclass(slots=True)
+class AppContext:
+    """The open resources of a running bot."""
+
+    settings: Settings
+    gpu_memory_manager: GPUMemoryManager
+    vision: VisionPipeline
+    demo: bool = False
+    """Whether this is the local chat page: the rendered scene may be shown there."""
+    started_at: float = field(default_factory=time.time)
+    """Unix time of the start."""
+    _background: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+
+    def may_share(self, source: str) -> bool:
+        """Whether a frame of this source may be posted."""
+        return self.settings.vision.share_frames or (self.demo and source == PRIVATE_FREE_SOURCE)
+
+    def set_monitoring(self, on: bool) -> bool:
+        """Start or stop the poller; whether it runs now.
+
+        The poller outlives the command that starts it, so it must not inherit that command's
+        context: discord.py keeps the webhook session of an interaction there.
+        """
+        manager = self.gpu_memory_manager
+        contextvars.Context().run(manager.start_monitoring if on else manager.stop_monitoring)
+        return manager.monitoring_enabled
+
+    def run_in_background(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Run ``work`` beside everything else, in a context of its own; failures are logged."""
+
+        async def logged() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("%s failed", what)
+
+        task = contextvars.Context().run(asyncio.ensure_future, logged())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def finish_background(self) -> None:
+        """Cancel what still runs in the background and wait until it has ended."""
+        tasks = tuple(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_context(
+    settings: Settings, probe: MemoryProbe, *, demo: bool = False
+) -> AsyncIterator[AppContext]:
+    """Open the manager, then vision (if it starts with the bot); close both in reverse.
+
+    Vision comes up in the background: the first answers don't wait for its models.
+    """
+    from bot.vision.pipeline import VisionPipeline
+
+    async with AsyncExitStack() as stack:
+        manager = GPUMemoryManager(settings.gpu_memory, probe)
+        # First, so that whatever start() left half open is closed, too.
+        stack.push_async_callback(manager.close)
+        await manager.start()
+        vision = VisionPipeline(settings, manager)
+        stack.push_async_callback(vision.stop)
+        context = AppContext(settings, manager, vision, demo=demo)
+        stack.push_async_callback(context.finish_background)
+        if settings.vision.autostart:
+            context.run_in_background(vision.start(), "starting vision")
+        yield context
+
+
+async def open_probe_off_loop(name: ProbeName) -> MemoryProbe:
+    """``open_probe`` in a thread: a driver call may take a second, or hang for a while."""
+    return await asyncio.to_thread(open_probe, name)

@@ -1,0 +1,135 @@
+"""``!about`` and ``!help``: what this program is, and how to use it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import discord
+from discord.ext import commands
+
+from bot.identity import LICENCE, source_url, version
+from cogs.embeds import NEUTRAL, fitted, plain, shortened
+from danzar_gpu.report import age_text
+
+if TYPE_CHECKING:
+    from bot.client import DanzarBot
+
+
+class About(commands.Cog):
+    """The program itself."""
+
+    def __init__(self, bot: DanzarBot) -> None:
+        self.bot = bot
+        self._help_before = bot.help_command
+        bot.help_command = Help()
+        bot.help_command.cog = self
+
+    async def cog_unload(self) -> None:
+        self.bot.help_command = self._help_before
+
+    @commands.hybrid_command(name="about", brief="Version, licence and source")
+    @commands.cooldown(2, 10, commands.BucketType.user)
+    async def about(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Shows the version, the licence and where the source is.
+
+        Example: `{prefix}about`
+        """
+        up = age_text(time.time() - self.bot.app_context.started_at)
+        embed = discord.Embed(
+            title="Danzar",
+            description=(
+                "Watches a game with local vision models and never takes the GPU memory that "
+                "the local LLM needs."
+            ),
+            colour=NEUTRAL,
+            url=source_url(),
+        )
+        embed.add_field(name="Version", value=version())
+        embed.add_field(name="Licence", value=LICENCE)
+        embed.add_field(name="Running for", value=up)
+        embed.add_field(name="Source", value=source_url(), inline=False)
+        await ctx.send(embed=embed)
+
+
+class Help(commands.HelpCommand):
+    """Help as embeds, with examples."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            command_attrs={
+                "help": "Shows what there is, or explains one command.\n\n"
+                "Example: `{prefix}help gpu status`",
+                "brief": "This list",
+                "cooldown": commands.CooldownMapping.from_cooldown(3, 6, commands.BucketType.user),
+            }
+        )
+
+    @property
+    def prefix(self) -> str:
+        return self.context.clean_prefix
+
+    def text(self, command: commands.Command[Any, ..., Any]) -> str:
+        """A command's help with the prefix that is in use here."""
+        return (command.help or command.brief or "").replace("{prefix}", self.prefix)
+
+    def line(self, command: commands.Command[Any, ..., Any]) -> str:
+        signature = f" {command.signature}" if command.signature else ""
+        return f"`{self.prefix}{command.qualified_name}{signature}` {command.brief or ''}".rstrip()
+
+    def lines(self, command: commands.Command[Any, ..., Any]) -> list[str]:
+        """A command, or the commands of a group."""
+        if isinstance(command, commands.Group):
+            subcommands = (c for c in command.commands if not c.hidden)
+            return [self.line(c) for c in sorted(subcommands, key=lambda c: c.name)]
+        return [self.line(command)]
+
+    async def send_bot_help(
+        self, mapping: Mapping[commands.Cog | None, list[commands.Command[Any, ..., Any]]], /
+    ) -> None:
+        embed = discord.Embed(title="What I can do", colour=NEUTRAL)
+        for cog, members in mapping.items():
+            shown = await self.filter_commands(members, sort=True)
+            lines = [line for command in shown for line in self.lines(command)]
+            if lines and cog is not None:
+                embed.add_field(name=cog.qualified_name, value=fitted(lines), inline=False)
+        embed.set_footer(
+            text=f"{self.prefix}help COMMAND explains one. Most work as /slash commands, too."
+        )
+        await self.get_destination().send(embed=embed)
+
+    async def send_cog_help(self, cog: commands.Cog, /) -> None:
+        shown = await self.filter_commands(cog.get_commands(), sort=True)
+        lines = [line for command in shown for line in self.lines(command)]
+        await self._send(cog.qualified_name, cog.description, lines)
+
+    async def send_group_help(self, group: commands.Group[Any, ..., Any], /) -> None:
+        await self._send(
+            f"{self.prefix}{group.qualified_name}", self.text(group), self.lines(group)
+        )
+
+    async def send_command_help(self, command: commands.Command[Any, ..., Any], /) -> None:
+        signature = f" {command.signature}" if command.signature else ""
+        await self._send(
+            f"{self.prefix}{command.qualified_name}{signature}", self.text(command), []
+        )
+
+    async def _send(self, title: str, text: str, lines: list[str]) -> None:
+        embed = discord.Embed(
+            title=shortened(title, 256), description=shortened(text, 2000), colour=NEUTRAL
+        )
+        if lines:
+            embed.add_field(name="Commands", value=fitted(lines), inline=False)
+        await self.get_destination().send(embed=embed)
+
+    def command_not_found(self, string: str, /) -> str:
+        return f"I know no command “{plain(shortened(string, 40))}”. `{self.prefix}help` lists all."
+
+    def subcommand_not_found(self, command: commands.Command[Any, ..., Any], string: str, /) -> str:
+        known = ", ".join(line.split("`")[1] for line in self.lines(command))
+        return f"There is no “{plain(shortened(string, 40))}” here. There are: {known}"
+
+
+async def setup(bot: DanzarBot) -> None:
+    await bot.add_cog(About(bot))

@@ -1,0 +1,69 @@
+"""Who may control: one run-time check for text and slash commands alike.
+
+``default_permissions`` would hide slash commands only, and not their subcommands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import discord
+from discord.ext import commands
+
+if TYPE_CHECKING:
+    from bot.client import DanzarBot
+    from bot.settings import DiscordSettings
+
+T = TypeVar("T")
+
+PERMISSION_NAMES = {
+    "administrator": "Administrator",
+    "manage_guild": "Manage Server",
+    "manage_channels": "Manage Channels",
+}
+
+
+class MayNotControl(commands.CheckFailure):
+    """The message says which permission or role is missing."""
+
+
+def may_control(
+    settings: DiscordSettings, permissions: discord.Permissions, roles: list[discord.Role]
+) -> bool:
+    """Whether someone with these permissions and roles may control Danzar."""
+    wanted = settings.control_permission
+    if wanted == "everyone" or permissions.administrator or getattr(permissions, wanted):
+        return True
+    role = settings.control_role
+    return role is not None and any(role in (r.name, str(r.id)) for r in roles)
+
+
+def requirement(settings: DiscordSettings) -> str:
+    """What ``may_control`` asks for, in words."""
+    name = PERMISSION_NAMES.get(settings.control_permission, settings.control_permission)
+    words = f"the “{name}” permission"
+    if settings.control_role:
+        role = discord.utils.escape_markdown(settings.control_role)
+        words += f" or the role “{role}”"
+    return words
+
+
+def controls() -> Callable[[T], T]:
+    """Decorate a command that changes what Danzar does.
+
+    Outside of a server nobody has permissions: only the bot's owner may control there.
+    """
+
+    async def predicate(ctx: commands.Context[DanzarBot]) -> bool:
+        settings = ctx.bot.app_context.settings.discord
+        if ctx.guild is None:
+            if await ctx.bot.is_owner(ctx.author):
+                return True
+            raise MayNotControl("In direct messages only the bot's owner may do this.")
+        roles = ctx.author.roles if isinstance(ctx.author, discord.Member) else []
+        if may_control(settings, ctx.permissions, roles):
+            return True
+        raise MayNotControl(f"For this you need {requirement(settings)}.")
+
+    return commands.check(predicate)
