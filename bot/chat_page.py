@@ -170,6 +170,7 @@ async def open_chat_page(
     ``on_message`` is called with every message's payload. Raises ``OSError`` if ``port`` is taken.
     """
     env = LiveEnv(bot)
+    env.backend.bot_user.name = "Danzar"
     await env.start()
     try:
         owner = env.create_user("you", global_name="You")

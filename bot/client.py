@@ -14,6 +14,10 @@ from bot.exits import Exit
 
 log = logging.getLogger(__name__)
 
+# Danzar has nothing to do with voice: no advice to install what it would take.
+discord.VoiceClient.warn_nacl = False
+discord.VoiceClient.warn_dave = False
+
 EXTENSIONS = ("cogs.errors", "cogs.gpu", "cogs.vision", "cogs.about", "cogs.owner")
 REMEMBERED_MESSAGES = 1024
 
@@ -52,7 +56,8 @@ class DanzarBot(commands.Bot):
 
     async def on_ready(self) -> None:
         assert self.user is not None
-        log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
+        if not self.app_context.demo:
+            log.info("on Discord as %s in %d servers", self.user, len(self.guilds))
 
     async def on_message(self, message: discord.Message, /) -> None:
         # Discord may deliver MESSAGE_CREATE twice, after a resumed session for example.

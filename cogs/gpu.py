@@ -13,6 +13,7 @@ from discord.ext import commands
 from cogs.access import controls
 from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, shortened
 from danzar_gpu import report
+from danzar_gpu.advice import ALL_WELL
 from danzar_gpu.memory import DeviceMemory
 from danzar_gpu.probes import ProbeError
 
@@ -165,8 +166,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         elif not failed:
             note = report.stale_note(devices)
         recommendations = tuple(self.manager.get_memory_recommendations())
-        config = self.bot.app_context.settings.gpu_memory
-        tight = any(d.utilization_percent > config.high_utilization_percent for d in devices)
+        tight = recommendations != (ALL_WELL,)
         return Reading(devices, recommendations, self.manager.source, note, failed, tight)
 
     def status_embed(self, reading: Reading, page: int = 0) -> discord.Embed:
