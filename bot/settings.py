@@ -1,25 +1,26 @@
 """The configuration file as typed objects: read once, validated whole, passed down.
 
 Unknown keys and bad values are refused with file, line, key and what was expected.
-``docs/configuration.md`` is made from these models (``python -m bot.settings``).
+``docs/configuration.md`` is made from these models (``python -m bot.settings_docs``).
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bot.settings_problems import problems_of
+from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read
 from danzar_gpu.config import CudaDevice, GPUMemoryConfig
 
 DEFAULT_PATH = Path("config/vision_config.yaml")
-MAX_FILE_BYTES = 1 << 20
-MAX_DEPTH = 20
+MAX_SHOWN = 20
+"""Problems that one refusal lists."""
 
 GAME_CONCEPTS = (
     "exploring the world",
@@ -49,7 +50,7 @@ class CaptureSettings(Section):
     """Where frames come from."""
 
     source: Literal["auto", "screen", "region", "video", "stream", "images", "scene"] = Field(
-        "auto",
+        default="auto",
         title="Frame source",
         description=(
             "`auto` takes the screen if there is one, else the rendered scene; `video` a file, "
@@ -57,23 +58,33 @@ class CaptureSettings(Section):
         ),
     )
     fps: float = Field(
-        5.0, gt=0, le=120, title="Frames per second", description="How often a frame is taken."
+        default=5.0,
+        gt=0,
+        le=120,
+        title="Frames per second",
+        description="How often a frame is taken.",
     )
     monitor: int = Field(
-        1, ge=0, le=16, title="Monitor", description="1 is the first screen, 0 all together."
+        default=1,
+        ge=0,
+        le=16,
+        title="Monitor",
+        description="1 is the first screen, 0 all together.",
     )
     region: tuple[int, int, int, int] | None = Field(
-        None,
+        default=None,
         title="Region",
         description="left, top, width, height in pixels, for `source: region`.",
     )
     path: str | None = Field(
-        None, title="Path", description="The video file or the folder of images."
+        default=None, title="Path", description="The video file or the folder of images."
     )
     url: str | None = Field(
-        None, title="Address", description="The stream: rtsp, rtmp, udp, srt, http(s)."
+        default=None, title="Address", description="The stream: rtsp, rtmp, udp, srt, http(s)."
     )
-    loop: bool = Field(False, title="Loop", description="Start a file or folder again at its end.")
+    loop: bool = Field(
+        default=False, title="Loop", description="Start a file or folder again at its end."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> CaptureSettings:
@@ -94,35 +105,37 @@ class CaptureSettings(Section):
 class ClipSettings(Section):
     """CLIP names what goes on as the likeliest of a list of phrases."""
 
-    enabled: bool = Field(True, title="Enabled", description="Whether CLIP runs.")
+    enabled: bool = Field(default=True, title="Enabled", description="Whether CLIP runs.")
     processing_fps: float = Field(
-        1.0, gt=0, le=120, title="Rate", description="Frames a second that CLIP looks at."
+        default=1.0, gt=0, le=120, title="Rate", description="Frames a second that CLIP looks at."
     )
     model_name: str = Field(
-        "ViT-B/32",
+        default="ViT-B/32",
         title="Model",
         description="open_clip's name; the shipped `clip-tiny` serves until it was pulled.",
     )
     model_path: str = Field(
-        "models/clip-tiny", title="Shipped model", description="Folder of the fallback model."
+        default="models/clip-tiny",
+        title="Shipped model",
+        description="Folder of the fallback model.",
     )
     device: CudaDevice | Literal["cpu"] = Field(
-        "cuda:1", title="Device", description="A wish: the GPU memory manager decides."
+        default="cuda:1", title="Device", description="A wish: the GPU memory manager decides."
     )
     confidence_threshold: float = Field(
-        0.3, ge=0, le=1, title="Threshold", description="Least probability of an insight."
+        default=0.3, ge=0, le=1, title="Threshold", description="Least probability of an insight."
     )
     max_insights: int = Field(
-        10, ge=1, le=100, title="Insights", description="At most so many insights a frame."
+        default=10, ge=1, le=100, title="Insights", description="At most so many insights a frame."
     )
     batch_size: int = Field(
-        4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
+        default=4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
     )
     profile: str = Field(
-        "default", title="Game profile", description="Which list of `profiles` is in use."
+        default="default", title="Game profile", description="Which list of `profiles` is in use."
     )
     profiles: dict[str, tuple[Phrase, ...]] = Field(
-        {"default": GAME_CONCEPTS},
+        default={"default": GAME_CONCEPTS},
         title="Profiles",
         description="Per game the phrases that CLIP chooses from.",
     )
@@ -145,27 +158,27 @@ class ClipSettings(Section):
 class YoloSettings(Section):
     """YOLO finds objects and draws boxes round them."""
 
-    enabled: bool = Field(True, title="Enabled", description="Whether YOLO runs.")
+    enabled: bool = Field(default=True, title="Enabled", description="Whether YOLO runs.")
     model_path: str = Field(
-        "models/yolo-nano.pt", title="Model", description="An ultralytics checkpoint."
+        default="models/yolo-nano.pt", title="Model", description="An ultralytics checkpoint."
     )
     confidence_threshold: float = Field(
-        0.5, ge=0, le=1, title="Threshold", description="Least confidence of a detection."
+        default=0.5, ge=0, le=1, title="Threshold", description="Least confidence of a detection."
     )
     device: CudaDevice | Literal["cpu"] = Field(
-        "cuda:1", title="Device", description="A wish: the GPU memory manager decides."
+        default="cuda:1", title="Device", description="A wish: the GPU memory manager decides."
     )
     classes: tuple[Phrase, ...] = Field(
-        ("health_bar", "minimap", "boss", "player", "enemy"),
+        default=("health_bar", "minimap", "boss", "player", "enemy"),
         min_length=1,
         title="Classes",
         description="Which of the model's classes are reported.",
     )
     processing_fps: float = Field(
-        5.0, gt=0, le=120, title="Rate", description="Frames a second that YOLO looks at."
+        default=5.0, gt=0, le=120, title="Rate", description="Frames a second that YOLO looks at."
     )
     image_size: int | None = Field(
-        None,
+        default=None,
         ge=64,
         le=2048,
         multiple_of=32,
@@ -173,10 +186,10 @@ class YoloSettings(Section):
         description="Longer side in pixels after scaling; unset, what the model was trained at.",
     )
     max_detections: int = Field(
-        100, ge=1, le=1000, title="Detections", description="At most so many boxes a frame."
+        default=100, ge=1, le=1000, title="Detections", description="At most so many boxes a frame."
     )
     batch_size: int = Field(
-        4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
+        default=4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
     )
 
 
@@ -184,25 +197,33 @@ class VisionSettings(Section):
     """How vision runs as a whole, and what it may show."""
 
     autostart: bool = Field(
-        True, title="Start with the bot", description="Whether vision starts by itself."
+        default=True, title="Start with the bot", description="Whether vision starts by itself."
     )
     share_frames: bool = Field(
-        False,
+        default=False,
         title="Share frames",
         description="Whether `!vision look` may post the picture: a screen is private.",
     )
     cpu_budget: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=256,
         title="CPU budget",
         description="Cores that vision may use on the CPU; unset, half of the machine's.",
     )
     load_timeout_seconds: float = Field(
-        180.0, gt=0, le=3600, title="Load limit", description="A model that takes longer failed."
+        default=180.0,
+        gt=0,
+        le=3600,
+        title="Load limit",
+        description="A model that takes longer failed.",
     )
     hang_timeout_seconds: float = Field(
-        20.0, gt=0, le=600, title="Hang limit", description="A silent worker is replaced after it."
+        default=20.0,
+        gt=0,
+        le=600,
+        title="Hang limit",
+        description="A silent worker is replaced after it.",
     )
 
 
@@ -210,7 +231,7 @@ class PerformanceSettings(Section):
     """Shares."""
 
     gpu_memory_fraction: float = Field(
-        0.3,
+        default=0.3,
         gt=0,
         le=1,
         title="GPU memory share",
@@ -222,17 +243,21 @@ class DiscordSettings(Section):
     """How the bot appears on Discord. The token is never here: `DISCORD_TOKEN(_FILE)`."""
 
     prefix: str = Field(
-        "!", min_length=1, max_length=8, title="Prefix", description="Starts a text command."
+        default="!",
+        min_length=1,
+        max_length=8,
+        title="Prefix",
+        description="Starts a text command.",
     )
     control_permission: Literal["administrator", "manage_guild", "manage_channels", "everyone"] = (
         Field(
-            "manage_guild",
+            default="manage_guild",
             title="Who may control",
             description="Permission that `!gpu monitor`, `!gpu log` and `!vision start` ask for.",
         )
     )
     control_role: str | None = Field(
-        None, title="Control role", description="Members of this role may control, too."
+        default=None, title="Control role", description="Members of this role may control, too."
     )
 
 
@@ -240,7 +265,7 @@ class LoggingSettings(Section):
     """What is written to the console."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", title="Level", description="The least severity that is printed."
+        default="INFO", title="Level", description="The least severity that is printed."
     )
 
 
@@ -269,15 +294,6 @@ class Settings(Section):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with the file."""
-
-    line: int | None
-    key: str
-    message: str
-
-
 class SettingsError(Exception):
     """The file was refused; ``problems`` says why, line by line."""
 
@@ -287,10 +303,13 @@ class SettingsError(Exception):
         super().__init__("\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
-        return [
+        shown = [
             f"{self.path}:{p.line or 1}: {p.key + ': ' if p.key else ''}{p.message}"
-            for p in self.problems
+            for p in self.problems[:MAX_SHOWN]
         ]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"{self.path}: and {more} more problems")
+        return shown
 
 
 def load(path: Path | str = DEFAULT_PATH) -> Settings:
@@ -302,93 +321,38 @@ def load(path: Path | str = DEFAULT_PATH) -> Settings:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         if path == DEFAULT_PATH:
             return Settings()
         raise SettingsError(path, [Problem(None, "", "there is no such file")]) from None
     except OSError as error:
         raise SettingsError(path, [Problem(None, "", f"can't be read: {error.strerror}")]) from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise SettingsError(path, [Problem(None, "", "is larger than 1 MiB")])
     return parse(raw, path)
 
 
 def parse(raw: bytes | str, path: Path | str = "configuration") -> Settings:
     """Validate YAML text; ``path`` only names it in errors. Raises ``SettingsError``."""
     try:
-        root = yaml.compose(raw, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        message = f"is not valid YAML: {error.problem or error.context or 'malformed'}"
-        raise SettingsError(path, [Problem(line, "", message)]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        message = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise SettingsError(path, [Problem(None, "", f"is not valid YAML: {message}")]) from None
-    if root is None:
+        document = read(raw)
+    except DocumentError as error:
+        raise SettingsError(path, error.problems) from None
+    if document.data is None:
         return Settings()
-    lines: dict[tuple[str | int, ...], int] = {}
-    problems: list[Problem] = []
-    _survey(root, (), lines, problems)
-    if problems:
-        raise SettingsError(path, problems)
-    data: Any = yaml.SafeLoader("").construct_document(root)  # pyright: ignore[reportUnknownMemberType]
-    if not isinstance(data, dict):
+    if not isinstance(document.data, dict):
         raise SettingsError(
             path, [Problem(1, "", "must be a mapping of sections such as gpu_memory: and yolo:")]
         )
+    # An empty section ("clip:" with all below it commented out) means that section's defaults.
+    data = {
+        k: {} if v is None and k in Settings.model_fields else v for k, v in document.data.items()
+    }
     try:
-        return Settings.model_validate(data)
+        # As JSON, because there strict means what a person expects: a list may become a tuple and
+        # 1 may become 1.0, but neither `true` nor "1" is a number.
+        return Settings.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise SettingsError(path, [_problem(e, lines) for e in error.errors()]) from None
-
-
-def _survey(
-    node: yaml.Node,
-    where: tuple[str | int, ...],
-    lines: dict[tuple[str | int, ...], int],
-    problems: list[Problem],
-) -> None:
-    """Note each key's line; refuse aliases' loops, duplicates and depth before construction."""
-    if len(where) > MAX_DEPTH:
-        problems.append(Problem(node.start_mark.line + 1, "", "is nested too deeply"))
-        return
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                problems.append(Problem(line, ".".join(map(str, where)), "a key must be a word"))
-                continue
-            if name in seen:
-                problems.append(Problem(line, ".".join(map(str, (*where, name))), "appears twice"))
-            seen.add(name)
-            lines[(*where, name)] = line
-            _survey(value, (*where, name), lines, problems)
-    elif isinstance(node, yaml.SequenceNode):
-        for position, value in enumerate(node.value):
-            lines[(*where, position)] = value.start_mark.line + 1
-            _survey(value, (*where, position), lines, problems)
-
-
-def _problem(error: Any, lines: Mapping[tuple[str | int, ...], int]) -> Problem:
-    location = tuple(error["loc"])
-    line = next(
-        (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None
-    )
-    known = location
-    while known and known not in lines:
-        known = known[:-1]
-    key = ".".join(str(part) for part in (known or location))
-    if error["type"] == "extra_forbidden":
-        return Problem(line, key, "is not a key that Danzar knows")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    shown = repr(error["input"])
-    if error["type"] != "value_error" and len(shown) <= 60:
-        message = f"{message}, not {shown}"
-    return Problem(line, key, message)
+        raise SettingsError(path, problems_of(error, Settings, document.lines)) from None
 
 
 class TokenError(Exception):

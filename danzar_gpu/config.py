@@ -46,11 +46,11 @@ class GPUMemoryConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     main_llm_device: CudaDevice = Field(
-        "cuda:0", title="LLM device", description="The card on which the main LLM runs."
+        default="cuda:0", title="LLM device", description="The card on which the main LLM runs."
     )
     main_llm_memory_reservation_gb: Annotated[float, Field(ge=0, le=1024)] | Literal["auto"] = (
         Field(
-            8.0,
+            default=8.0,
             title="LLM reservation",
             description=(
                 "GiB kept free there for the main LLM, less what its own processes already hold. "
@@ -59,18 +59,22 @@ class GPUMemoryConfig(BaseModel):
         )
     )
     main_llm_processes: tuple[str, ...] = Field(
-        LLM_PROCESSES,
+        default=LLM_PROCESSES,
         title="LLM processes",
         description="Names of programs whose memory counts towards the LLM's reservation.",
     )
     vision_device: CudaDevice = Field(
-        "cuda:1", title="Vision device", description="The card that vision prefers."
+        default="cuda:1", title="Vision device", description="The card that vision prefers."
     )
     vision_memory_limit_gb: float = Field(
-        2.0, gt=0, le=1024, title="Vision limit", description="GiB that vision may hold on a card."
+        default=2.0,
+        gt=0,
+        le=1024,
+        title="Vision limit",
+        description="GiB that vision may hold on a card.",
     )
     gpu_memory_fraction: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         le=1,
         title="Vision share",
@@ -80,26 +84,26 @@ class GPUMemoryConfig(BaseModel):
         ),
     )
     fallback_to_cpu: bool = Field(
-        True,
+        default=True,
         title="Fall back to the CPU",
         description="Whether vision runs on the CPU when no card has room; else it is refused.",
     )
     cpu_fallback_threshold_gb: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1024,
         title="CPU fallback threshold",
         description="A card with less than this many GiB available is left alone.",
     )
     headroom_gb: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=64,
         title="Headroom",
         description="GiB that must stay free on a card after a model was admitted.",
     )
     pressure_gb: float = Field(
-        0.25,
+        default=0.25,
         ge=0,
         le=64,
         title="Pressure",
@@ -109,62 +113,66 @@ class GPUMemoryConfig(BaseModel):
         ),
     )
     enable_memory_monitoring: bool = Field(
-        True, title="Monitoring", description="Whether the poller runs from the start."
+        default=True, title="Monitoring", description="Whether the poller runs from the start."
     )
     memory_check_interval: float = Field(
-        30.0,
+        default=30.0,
         ge=0.1,
         le=3600,
         title="Check interval",
         description="Seconds between readings when all is calm.",
     )
     pressure_check_interval: float = Field(
-        1.0,
+        default=1.0,
         ge=0.05,
         le=60,
         title="Check interval under pressure",
         description="Seconds between readings while memory is tight or a model is moving.",
     )
     probe_timeout_seconds: float = Field(
-        5.0,
+        default=5.0,
         gt=0,
         le=60,
         title="Probe time limit",
         description="A reading that takes longer is given up; the last one is kept with its age.",
     )
     high_utilization_percent: float = Field(
-        90.0,
+        default=90.0,
         gt=0,
         le=100,
         title="High utilisation",
         description="A warning is logged when a card's memory is used beyond this share.",
     )
     history_samples: int = Field(
-        2880, ge=10, le=1_000_000, title="History", description="Readings that are kept in memory."
+        default=2880,
+        ge=10,
+        le=1_000_000,
+        title="History",
+        description="Readings that are kept in memory.",
     )
     return_dwell_seconds: float = Field(
-        60.0,
+        default=60.0,
         ge=0,
         le=3600,
         title="Dwell before a return",
         description="How long a better card must have had room before a model moves back to it.",
     )
     return_margin_gb: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=64,
         title="Margin for a return",
         description="GiB beyond a model's need that a card must have before the model returns.",
     )
     min_residency_seconds: float = Field(
-        10.0,
+        default=10.0,
         ge=0,
         le=3600,
         title="Minimum residency",
         description="A model stays at least this long where it landed unless memory is short.",
     )
     move_cooldown_seconds: float = Field(
-        60.0,
+        default=60.0,
         ge=0,
         le=3600,
         title="Cooldown after a move",
