@@ -202,6 +202,13 @@ class Ledger:
             contexts[key] = max(contexts.get(key, 0), record.request.need.context_bytes)
         return sum(models.values()) + sum(contexts.values())
 
+    def context_bytes(self, uuid: str, holder: str) -> int:
+        """The context that is already counted for a named holder on a card."""
+        if not holder:
+            return 0
+        here = (r for r in self if r.holder == holder and r.occupies(uuid))
+        return max((r.request.need.context_bytes for r in here), default=0)
+
     def held_bytes(self, device: DeviceMemory, holder: str) -> int:
         """What a holder already has on a card: the driver's word, else its allocator's."""
         memory = self._holders.get(holder)

@@ -145,9 +145,10 @@ def configured_reservation(config: GPUMemoryConfig) -> int:
 
 
 def need_on(request: Request, uuid: str, ledger: Ledger) -> int:
-    """Bytes that a request adds on a card: its context only if its holder has none there."""
-    present = bool(request.holder) and request.holder in ledger.holders_on(uuid)
-    return request.need.model_bytes if present else request.need.total_bytes
+    """Bytes that a request adds on a card: of its context only what its holder lacks there."""
+    return request.need.model_bytes + max(
+        0, request.need.context_bytes - ledger.context_bytes(uuid, request.holder)
+    )
 
 
 def shortage(room: Room, need: int, config: GPUMemoryConfig, margin_bytes: int = 0) -> str | None:
@@ -444,7 +445,7 @@ def _better(
     now: float,
     reservation_bytes: int | None,
 ) -> Placement | None:
-    """A device that is worth a move back: off the CPU, or off the LLM's card."""
+    """A device that is worth a move back: off the CPU, or off the LLM's card to vision's own."""
     on_llm_card = record.device == config.main_llm_device != config.vision_device
     if record.moving or not (record.uuid is None or on_llm_card):
         return None
@@ -468,6 +469,6 @@ def _better(
         may_evict=False,
         margin_bytes=int(config.return_margin_gb * GIB),
     )
-    if found.uuid is None or (on_llm_card and found.device == config.main_llm_device):
+    if found.uuid is None or (on_llm_card and found.device != config.vision_device):
         return None
     return replace(found, reason=f"room again: {found.reason}")
