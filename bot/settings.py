@@ -21,6 +21,7 @@ from danzar_gpu.config import CudaDevice, GPUMemoryConfig
 DEFAULT_PATH = Path("config/vision_config.yaml")
 MAX_SHOWN = 20
 """Problems that one refusal lists."""
+MAX_TOKEN_FILE = 4096
 
 GAME_CONCEPTS = (
     "exploring the world",
@@ -366,13 +367,25 @@ def discord_token(environment: Mapping[str, str] = os.environ) -> str | None:
         TokenError: the file can't be read or is empty. The token itself is never in a message.
     """
     if token := environment.get("DISCORD_TOKEN", "").strip():
-        return token
+        return _one_word(token, "DISCORD_TOKEN")
     if name := environment.get("DISCORD_TOKEN_FILE", "").strip():
+        source = f"DISCORD_TOKEN_FILE={name}"
         try:
-            token = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenError(f"DISCORD_TOKEN_FILE={name} can't be read: {error}") from None
+            with Path(name).open(encoding="utf-8") as file:
+                token = file.read(MAX_TOKEN_FILE).strip()
+        except OSError as error:
+            raise TokenError(f"{source} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            # Python's own words would quote what it read.
+            raise TokenError(f"{source} is not a text file") from None
         if not token:
-            raise TokenError(f"DISCORD_TOKEN_FILE={name} is empty")
-        return token
+            raise TokenError(f"{source} is empty")
+        return _one_word(token, source)
     return None
+
+
+def _one_word(token: str, source: str) -> str:
+    # A token goes into an HTTP header: a line end or a space there is never part of it.
+    if token.split() != [token] or not token.isascii() or not token.isprintable():
+        raise TokenError(f"{source} holds something else than one token: it has no spaces or lines")
+    return token

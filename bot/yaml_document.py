@@ -19,6 +19,8 @@ MAX_VALUES = 20_000
 """Counted as often as an alias repeats them."""
 MAX_NUMBER_LENGTH = 32
 
+HALF_CHARACTER = "holds half of a character (a lone surrogate)"
+
 Where = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
@@ -155,6 +157,9 @@ def _mapping(node: yaml.MappingNode, where: Where, document: Document) -> dict[s
             document.problems.append(Problem(line, dotted(here), words))
             continue
         document.lines[here] = line
+        if _half_character(name):
+            document.problems.append(Problem(line, dotted(here), HALF_CHARACTER))
+            continue
         values[name] = _value(value, here, document)
     return values
 
@@ -165,8 +170,8 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     match node.tag.removeprefix(_TAG):
         # A date is a word here: no key wants one, and 2026-13-45 would raise.
         case "str" | "timestamp":
-            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-                raise ValueError("holds half of a character (a lone surrogate)")
+            if _half_character(text):
+                raise ValueError(HALF_CHARACTER)
             return text
         case "null":
             return None
@@ -176,6 +181,11 @@ def _scalar(node: yaml.ScalarNode) -> Any:
             return _number(node, text, kind)
         case _:
             raise ValueError(f"has a tag that is not allowed here: {dotted((node.tag,))}")
+
+
+def _half_character(text: str) -> bool:
+    """Whether text can't be written as UTF-8; YAML's escapes can make such."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _number(node: yaml.ScalarNode, text: str, kind: str) -> int | float:
