@@ -16,7 +16,7 @@ from bot.exits import Exit
 from bot.identity import version
 
 if TYPE_CHECKING:
-    from danzar_gpu.probes import MemoryProbe
+    from danzar_gpu.probes import MemoryProbe, ProbeName
 
 log = logging.getLogger("bot")
 
@@ -124,13 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         args = parser.parse_args([*words, "run"])
     path = getattr(args, "config", configuration.DEFAULT_PATH)
-    args.probe = getattr(args, "probe", "auto")
+    probe: ProbeName = getattr(args, "probe", "auto")
+    args.probe = probe
     _unicode_output()
     if args.command == "doctor":
         # A broken configuration is one of the things that it reports.
         from bot import doctor
 
-        return doctor.run(path, args.probe, as_json=args.json)
+        return doctor.run(path, probe, as_json=args.json)
     try:
         settings = configuration.load(path)
     except configuration.SettingsError as error:
@@ -224,7 +225,7 @@ async def _serve(
             )
 
 
-async def _open_probe(name: str, *, demo: bool) -> MemoryProbe:
+async def _open_probe(name: ProbeName, *, demo: bool) -> MemoryProbe:
     """The probe asked for. Only the demo falls back to the simulated rig, and it says so."""
     from bot.context import open_probe_off_loop
 
@@ -236,7 +237,7 @@ async def _open_probe(name: str, *, demo: bool) -> MemoryProbe:
         log.warning("GPU memory can't be read here, so a simulated rig is shown (%s)", why)
         probe.close()
         name = "simulated"
-    return await open_probe_off_loop(name)  # pyright: ignore[reportArgumentType]
+    return await open_probe_off_loop(name)
 
 
 def _configure_logging(settings: configuration.Settings, token: str | None = None) -> None:

@@ -1,0 +1,394 @@
+"""``danzar doctor``: what would stop the bot from working, and how to mend each.
+
+Exit status 0 only when nothing would. What only makes it less (no card, no token) is a warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bot import settings as configuration
+from bot.exits import Exit
+from bot.identity import version
+from bot.settings import Settings
+from bot.vision import model_files
+from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
+from danzar_gpu.memory import GIB
+
+if TYPE_CHECKING:
+    from danzar_gpu.probes import ProbeName
+
+State = Literal["ok", "warning", "failure"]
+SIGNS: dict[State, str] = {"ok": "✅", "warning": "⚠️ ", "failure": "❌"}
+TORCH_SECONDS = 120.0
+CAPTURE_SECONDS = 60.0
+LEAST_DISK_BYTES = 200 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    state: State
+    what: str
+    remedy: str = ""
+
+
+def run(path: Path, probe_name: ProbeName, *, as_json: bool) -> int:
+    """Examine everything and print it; the exit status."""
+    findings = examine(path, probe_name)
+    healthy = all(f.state != "failure" for f in findings)
+    if as_json:
+        body = {"ok": healthy, "version": version(), "checks": [asdict(f) for f in findings]}
+        print(json.dumps(body, ensure_ascii=False, indent=2))
+    else:
+        _print(findings, healthy)
+    return Exit.OK if healthy else Exit.FAILED
+
+
+def examine(path: Path, probe_name: ProbeName) -> list[Finding]:
+    """Every check, in the order in which a person would mend them."""
+    try:
+        settings = configuration.load(path)
+        configured = [Finding("configuration", "ok", _where(path))]
+    except configuration.SettingsError as error:
+        settings = Settings()
+        remedy = "mend these lines; docs/configuration.md has every key"
+        configured = [Finding("configuration", "failure", str(error), remedy)]
+    # The slow questions run beside everything else.
+    with ThreadPoolExecutor(2) as pool:
+        torch = pool.submit(ask, "torch", {}, TORCH_SECONDS)
+        section = settings.capture.model_dump(mode="json")
+        capture = pool.submit(ask, "capture", section, CAPTURE_SECONDS)
+        findings = [*configured, *check_python(), *check_token()]
+        snapshot, driver = read_memory(settings, probe_name)
+        findings += driver
+        findings += check_models(settings)
+        findings += check_disk()
+        findings += check_demo()
+        findings += check_torch(torch.result(), snapshot)
+        findings += check_capture(capture.result(), settings)
+    return findings
+
+
+def _where(path: Path) -> str:
+    return str(path) if path.exists() else f"{path} does not exist; the defaults apply"
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter and what is installed in it."""
+    found = f"Python {sys.version.split()[0]}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        yield Finding("python", "failure", found, "use Python 3.11, 3.12 or 3.13")
+        return
+    missing = [
+        name
+        for name in ("discord", "torch", "open_clip", "ultralytics", "av", "mss", "PIL")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        what = f"{found}, but {', '.join(missing)} can't be imported"
+        yield Finding("python", "failure", what, "install again: pip install -e .")
+    else:
+        yield Finding("python", "ok", found)
+
+
+def check_token() -> Iterator[Finding]:
+    """Is there a token? Never what it is, and Discord is not asked."""
+    try:
+        token = configuration.discord_token()
+    except configuration.TokenError as error:
+        yield Finding("token", "failure", str(error), "mend the file, or unset the variable")
+        return
+    if token is None:
+        remedy = "set DISCORD_TOKEN or DISCORD_TOKEN_FILE to run the bot on Discord"
+        yield Finding("token", "warning", "there is no Discord token: the demo runs", remedy)
+    elif token.count(".") != 2 or any(c.isspace() for c in token):
+        what = "the Discord token does not look like one (three parts with dots between)"
+        yield Finding("token", "failure", what, "copy it again: developer portal, Bot, Reset Token")
+    else:
+        yield Finding("token", "ok", "there is a Discord token (Discord was not asked about it)")
+
+
+def read_memory(
+    settings: Settings, probe_name: ProbeName
+) -> tuple[MemorySnapshot | None, list[Finding]]:
+    """The driver, the cards, and whether the configuration fits them."""
+    try:
+        probe = open_probe(probe_name)
+    except ProbeError as error:
+        return None, [Finding("driver", "failure", error.cause, error.remedy)]
+    config = settings.gpu_memory.model_copy(update={"enable_memory_monitoring": False})
+    manager = GPUMemoryManager(config, probe)
+
+    async def read() -> MemorySnapshot:
+        try:
+            return await manager.refresh(max_age=0)
+        finally:
+            await manager.close()
+
+    try:
+        snapshot = asyncio.run(read())
+    except ProbeError as error:
+        return None, [Finding("driver", "failure", error.cause, error.remedy)]
+    if snapshot.source == "none":
+        why = "; ".join(snapshot.faults) or "no NVIDIA driver was found"
+        remedy = "nothing, if this machine has no NVIDIA card; else install its driver"
+        what = f"no GPU: vision runs on the CPU ({why})"
+        findings = [Finding("driver", "warning", what, remedy)]
+        if not config.fallback_to_cpu:
+            what = "vision would be refused: there is no card, and the CPU is ruled out"
+            findings.append(
+                Finding("placement", "failure", what, "set gpu_memory.fallback_to_cpu: true")
+            )
+        return snapshot, findings
+    words = {"simulated": "a simulated rig, as asked for", "torch": "CUDA through torch (no NVML)"}
+    findings = [Finding("driver", "ok", words.get(snapshot.source, "NVML answers"))]
+    findings += [Finding("driver", "warning", fault, "see the log") for fault in snapshot.faults]
+    findings += check_cards(settings, snapshot)
+    findings += check_placement(manager)
+    return snapshot, findings
+
+
+def check_cards(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Finding]:
+    """Do the configured devices exist, and do the promises fit on them?"""
+    config = settings.gpu_memory
+    for device in snapshot.devices:
+        what = f"{device.device}: {device.name}, {device.total_gb:.1f}GB, {device.uuid}"
+        yield Finding("device", "ok", what)
+    known = ", ".join(d.device for d in snapshot.devices) or "none"
+    for key, name in (
+        ("main_llm_device", config.main_llm_device),
+        ("vision_device", config.vision_device),
+    ):
+        if snapshot.device(int(name.removeprefix("cuda:"))) is None:
+            what = f"gpu_memory.{key} is {name}, but there is no such card (there are: {known})"
+            remedy = f"set gpu_memory.{key} to one of them; until then other cards are used"
+            yield Finding("device", "warning", what, remedy)
+    llm = snapshot.device(config.main_llm_index)
+    reservation = config.main_llm_memory_reservation_gb
+    if llm is not None and reservation != "auto" and reservation * GIB > llm.total_bytes:
+        what = f"{reservation:g}GB are reserved on {llm.label}, which has {llm.total_gb:.1f}GB"
+        remedy = "lower gpu_memory.main_llm_memory_reservation_gb"
+        yield Finding("reservation", "failure", what, remedy)
+    vision = snapshot.device(config.vision_index)
+    if vision is not None:
+        limit = config.vision_limit_bytes(vision.total_bytes)
+        if limit < config.cpu_fallback_threshold_gb * GIB:
+            what = (
+                f"vision may hold {limit / GIB:.2f}GB on {vision.label}, less than the "
+                f"{config.cpu_fallback_threshold_gb:g}GB below which a card is left alone"
+            )
+            remedy = "raise gpu_memory.vision_memory_limit_gb or performance.gpu_memory_fraction"
+            yield Finding("reservation", "warning", what, remedy)
+
+
+def check_placement(manager: GPUMemoryManager) -> Iterator[Finding]:
+    """Where would vision run now?"""
+    device, reason = manager.get_best_vision_device()
+    if device is None:
+        remedy = "free memory on a card, or set gpu_memory.fallback_to_cpu: true"
+        yield Finding("placement", "failure", f"vision would be refused: {reason}", remedy)
+    elif device == "cpu":
+        remedy = "close what holds the memory, if vision should run on a card"
+        yield Finding("placement", "warning", f"vision would run on the CPU: {reason}", remedy)
+    else:
+        yield Finding("placement", "ok", f"vision would run on {device}: {reason}")
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """Are the models there, and are they the files that they should be?"""
+    if settings.yolo.enabled:
+        yield _model_file("YOLO", model_files.locate(settings.yolo.model_path))
+    if settings.clip.enabled:
+        yield from _clip(settings)
+    if not settings.yolo.enabled and not settings.clip.enabled:
+        yield Finding("model", "warning", "YOLO and CLIP are both switched off", "enable one")
+
+
+def _clip(settings: Settings) -> Iterator[Finding]:
+    try:
+        pulled = model_files.pulled_folder(settings.clip.model_name)
+    except model_files.FileRefused as error:
+        yield Finding("model", "failure", f"CLIP: {error.what}", error.remedy)
+        return
+    if pulled.is_dir():
+        yield _model_file("CLIP", pulled / model_files.CLIP_WEIGHTS)
+        return
+    shipped = model_files.locate(settings.clip.model_path)
+    finding = _model_file("CLIP", shipped / model_files.CLIP_WEIGHTS)
+    if finding.state == "ok" and shipped.name != settings.clip.model_name:
+        finding = Finding(
+            finding.check,
+            "ok",
+            f"{finding.what} ({shipped.name} serves until {settings.clip.model_name} is pulled: "
+            "danzar models pull)",
+        )
+    yield finding
+
+
+def _model_file(role: str, path: Path) -> Finding:
+    remedy = "restore it from the repository, or name another in the configuration"
+    if not path.is_file():
+        return Finding("model", "failure", f"{role}: {path} is missing", remedy)
+    try:
+        pin = model_files.pin_of(path)
+        model_files.check_hash(path, pin.sha256 if pin else None)
+    except model_files.FileRefused as error:
+        return Finding("model", "failure", f"{role}: {error.what}", error.remedy)
+    if pin is None:
+        what = f"{role}: {path} is in no manifest, so nobody knows whether it is unchanged"
+        return Finding("model", "warning", what, "nothing, if you put it there yourself")
+    return Finding("model", "ok", f"{role}: {path}, SHA-256 as in the manifest")
+
+
+def check_disk() -> Iterator[Finding]:
+    """Can pulled models and temporary files be written?"""
+    pulled = model_files.locate(model_files.PULLED)
+    folder = pulled
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    for place, use in ((folder, "pulled models"), (Path(tempfile.gettempdir()), "temporary files")):
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            what = f"{place} can't be written ({use}): {error.strerror}"
+            state: State = "warning" if use == "pulled models" else "failure"
+            yield Finding("disk", state, what, "give this user the right to write there")
+            continue
+        if free < LEAST_DISK_BYTES:
+            what = f"only {free / 1024**2:.0f} MiB are left in {place} ({use})"
+            yield Finding("disk", "warning", what, "make room there")
+        else:
+            yield Finding("disk", "ok", f"{place}: {free / GIB:.1f}GB left for {use}")
+
+
+def check_demo() -> Iterator[Finding]:
+    """Is the local chat page there?"""
+    try:
+        yield Finding(
+            "demo", "ok", f"the chat page can be served (simcord {version_of('simcord')})"
+        )
+    except PackageNotFoundError:
+        what = "the demo's chat page is not installed"
+        yield Finding("demo", "warning", what, 'pip install "danzar[demo]", if you want the demo')
+
+
+def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iterator[Finding]:
+    """Does torch work, and does it number the cards as the driver does?"""
+    if "failed" in answer:
+        what = f"torch could not be asked: {answer['failed']}"
+        yield Finding("torch", "failure", what, "install again: pip install -e .")
+        return
+    build = f"CUDA {answer['cuda']}" if answer["cuda"] else "CPU only"
+    yield Finding("torch", "ok", f"torch {answer['version']} ({build})")
+    if snapshot is None or snapshot.source != "nvml" or not snapshot.devices:
+        return
+    seen = {card["index"]: card for card in answer["cards"]}
+    if not seen:
+        remedy = "install a torch build for CUDA that fits the driver; until then the CPU is used"
+        yield Finding("mapping", "warning", "the driver has cards, but torch sees none", remedy)
+        return
+    wrong = False
+    for device in snapshot.devices:
+        card = seen.pop(device.index, None)
+        if card is None:
+            wrong = True
+            what = f"{device.device} ({device.name}, {device.uuid}) is unknown to torch"
+        elif bare(card["uuid"]) != bare(device.uuid):
+            wrong = True
+            what = (
+                f"{device.device} is {device.name} ({device.uuid}) for the driver, but "
+                f"{card['name']} (GPU-{bare(card['uuid'])}) for torch"
+            )
+        else:
+            continue
+        remedy = "look at CUDA_VISIBLE_DEVICES: both must see the same cards in the same order"
+        yield Finding("mapping", "failure", what, remedy)
+    if not wrong:
+        yield Finding("mapping", "ok", "the driver and torch number the cards alike")
+
+
+def bare(uuid: str) -> str:
+    """A card's identity without the ``GPU-`` that torch leaves out."""
+    return uuid.strip().lower().removeprefix("gpu-")
+
+
+def check_capture(answer: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+    """Can a frame be taken from the configured source?"""
+    if "failed" in answer:
+        remedy = answer.get("remedy") or "see docs/configuration.md, section capture"
+        yield Finding("capture", "failure", answer["failed"], remedy)
+        return
+    width, height = answer["size"]
+    what = f"{answer['description']}, {width} × {height} pixels"
+    if settings.capture.source == "auto" and answer["source"] == "scene":
+        remedy = "nothing for the demo; to watch a game, start where a desktop session runs"
+        yield Finding("capture", "warning", f"no screen: {what}", remedy)
+    else:
+        yield Finding("capture", "ok", what)
+
+
+def ask(question: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Put a question to a child process with a time limit; ``{"failed": why}`` if it can't tell."""
+    environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    command = [sys.executable, "-m", "bot.doctor_questions", question]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer within {seconds:.0f} s", "remedy": "try again; see the log"}
+    except OSError as error:
+        return {"failed": f"no process could be started: {error.strerror}"}
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return {"failed": last[:300]}
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"failed": "it answered something that is no JSON"}
+
+
+def _print(findings: list[Finding], healthy: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    colours = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+    for finding in findings:
+        head = Text(f"{SIGNS[finding.state]} ")
+        head.append(f"{finding.check}: ", style=colours[finding.state])
+        console.print(head.append(finding.what))
+        if finding.remedy and finding.state != "ok":
+            console.print(Text(f"   → {finding.remedy}", style="dim"))
+    console.print()
+    count = sum(f.state == "failure" for f in findings)
+    if healthy:
+        console.print("Nothing stops the bot.")
+    else:
+        console.print(f"{count} thing{'s' if count > 1 else ''} (❌) would stop the bot.")

@@ -1,0 +1,52 @@
+"""What the doctor asks in a process of its own: torch and the screen never enter the doctor's.
+
+``python -m bot.doctor_questions torch`` or ``capture``; the settings of the capture section come
+as JSON on stdin, one JSON object goes to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def ask_torch() -> dict[str, Any]:
+    """torch's version and the cards that it sees, by ordinal."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards: list[dict[str, Any]] = []
+    for index in range(count):
+        properties = torch.cuda.get_device_properties(index)
+        cards.append({"index": index, "name": properties.name, "uuid": str(properties.uuid)})
+    return {"version": torch.__version__, "cuda": torch.version.cuda, "cards": cards}
+
+
+def ask_capture(section: dict[str, Any]) -> dict[str, Any]:
+    """Take one frame from the configured source."""
+    from bot.settings import CaptureSettings
+    from bot.vision.frames import SourceError, open_source
+
+    try:
+        source = open_source(CaptureSettings.model_validate(section))
+        try:
+            frame = source.grab()
+        finally:
+            source.close()
+    except SourceError as error:
+        return {"failed": error.what, "remedy": error.remedy}
+    if frame is None:
+        return {"failed": f"{source.description} is empty", "remedy": "choose another source"}
+    height, width = frame.image.shape[:2]
+    return {"source": source.name, "description": source.description, "size": [width, height]}
+
+
+def main() -> None:
+    given = json.loads(sys.stdin.read() or "{}")
+    answer = ask_torch() if sys.argv[1] == "torch" else ask_capture(given)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
