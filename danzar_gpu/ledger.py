@@ -8,6 +8,9 @@ from itertools import count
 
 from danzar_gpu.memory import GIB, DeviceMemory
 
+SETTLED_SECONDS = 600.0
+"""Whoever stayed this long on a card was not sent away "soon after it came"."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -62,6 +65,8 @@ class LeaseRecord:
     target_reason: str = ""
     left_at: dict[str, float] = field(default_factory=dict[str, float])
     """When it last had to leave a card, by UUID: the cooldown counts from there."""
+    expulsions: dict[str, int] = field(default_factory=dict[str, int])
+    """How often in a row it had to leave a card soon after it came: the cooldown doubles."""
     better_since: float | None = None
     """Since when a better device than the present one has had room."""
 
@@ -114,7 +119,10 @@ class Ledger:
     def copy(self) -> Ledger:
         """The same leases, to plan with: changes to it change nothing here."""
         twin = Ledger()
-        twin._leases = {key: replace(r, left_at=dict(r.left_at)) for key, r in self._leases.items()}
+        twin._leases = {
+            key: replace(r, left_at=dict(r.left_at), expulsions=dict(r.expulsions))
+            for key, r in self._leases.items()
+        }
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
         return twin
@@ -137,12 +145,22 @@ class Ledger:
         return record
 
     def begin_move(
-        self, record: LeaseRecord, uuid: str | None, device: str, reason: str, *, now: float
+        self,
+        record: LeaseRecord,
+        uuid: str | None,
+        device: str,
+        reason: str,
+        *,
+        now: float,
+        forced: bool,
     ) -> None:
-        """It counts on both devices until it landed."""
+        """It counts on both devices until it landed. ``forced``: it had no choice."""
         record.target_uuid, record.target_device, record.target_reason = uuid, device, reason
         record.better_since = None
-        if record.uuid is not None:
+        if record.uuid is not None and forced:
+            soon = now - record.landed_at < SETTLED_SECONDS
+            before = record.expulsions.get(record.uuid, 0) if soon else 0
+            record.expulsions[record.uuid] = before + 1
             record.left_at[record.uuid] = now
 
     def cancel_move(self, record: LeaseRecord) -> None:

@@ -11,33 +11,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from danzar_gpu import advice, report
+from danzar_gpu.admission import Admission, Policy, Ticket
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.history import Event
 from danzar_gpu.lease import AdmissionRefused, Lease
-from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Request
+from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
-from danzar_gpu.placement import Placement, Room, can_use, place, rebalance, rooms
+from danzar_gpu.placement import Placement, Room, can_use
 from danzar_gpu.probes import MemoryProbe, ProbeError
 
 log = logging.getLogger(__name__)
-
-Policy = Literal["cpu", "wait", "fail"]
-SETTLE_SECONDS = 10.0
-"""How long a model with policy ``cpu`` waits for less important ones to leave its card."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A request that has to wait for room."""
-
-    request: Request
-    arrived: int
-    granted: asyncio.Future[Lease]
 
 
 class GPUMemoryManager:
@@ -63,16 +50,14 @@ class GPUMemoryManager:
         self._clock = clock
         self._wall = wall
         self._reader = ProbeReader(probe, clock, config.probe_timeout_seconds)
-        self._monitor = MemoryMonitor(self._poll, self._interval)
-        self._ledger = Ledger()
+        self._monitor = MemoryMonitor(self._poll, lambda: self._admission.interval(clock()))
+        self._admission = Admission(config, self._note, self._revoke)
+        self._ledger = self._admission.ledger
         self._leases: dict[int, Lease] = {}
-        self._waiters: list[_Waiter] = []
-        self._arrivals = 0
         self._raw: MemorySnapshot | None = None
         self._reading: asyncio.Task[MemorySnapshot] | None = None
         self._subscribers: list[Callable[[MemorySnapshot], None]] = []
         self._alerts: set[str] = set()
-        self._urgent_until = 0.0
         self._closed = False
 
     # Life
@@ -92,9 +77,6 @@ class GPUMemoryManager:
         self._monitor.stop()
         for lease in tuple(self._leases.values()):
             self.release(lease)
-        for waiter in self._waiters:
-            waiter.granted.cancel()
-        self._waiters.clear()
         self._reader.close()
 
     @property
@@ -157,7 +139,10 @@ class GPUMemoryManager:
         newest = self._raw
         if newest is None or newest.processes_read_at is None:
             return True
-        return self._urgent() or self._clock() - newest.processes_read_at >= 60.0
+        return (
+            self._admission.is_tense(self._clock())
+            or self._clock() - newest.processes_read_at >= 60.0
+        )
 
     async def _read(self, *, processes: bool) -> MemorySnapshot:
         try:
@@ -183,9 +168,7 @@ class GPUMemoryManager:
             else:
                 self._alerts.discard(alert.key)
                 self._note("utilization-normal", alert.text)
-        if self._monitor.running:
-            self._rebalance(snapshot)
-        self._serve_waiters()
+        self._admission.observe(snapshot, self._clock(), may_move=self._monitor.running)
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(snapshot)
@@ -202,27 +185,6 @@ class GPUMemoryManager:
                 self._subscribers.remove(callback)
 
         return unsubscribe
-
-    def _interval(self) -> float:
-        """Seconds to the next reading: short while something is tight, pending or moving."""
-        if self._urgent():
-            return self.config.pressure_check_interval
-        return self.config.memory_check_interval
-
-    def _urgent(self) -> bool:
-        if self._waiters or self._clock() < self._urgent_until:
-            return True
-        if any(record.moving or record.better_since is not None for record in self._ledger):
-            return True
-        newest = self.snapshot
-        if newest is None or not len(self._ledger):
-            return False
-        return advice.is_near_pressure(self._rooms(newest).values(), self.config)
-
-    def _hurry(self) -> None:
-        """Watch closely for a while: memory is about to change hands."""
-        self._urgent_until = self._clock() + SETTLE_SECONDS
-        self._monitor.hurry()
 
     def _with_ours(self, raw: MemorySnapshot) -> MemorySnapshot:
         """Fill in what only we know: our allocators' use, and on a simulated rig our models."""
@@ -291,7 +253,7 @@ class GPUMemoryManager:
         snapshot = self._newest()
         if snapshot is None:
             return False, "No reading of the GPUs yet"
-        room = self._rooms(snapshot).get(device_id)
+        room = self.rooms().get(device_id)
         if room is None:
             known = ", ".join(str(d.index) for d in snapshot.devices) or "none"
             return False, f"Device {device_id} does not exist (devices here: {known})"
@@ -300,9 +262,7 @@ class GPUMemoryManager:
     def get_memory_recommendations(self) -> list[str]:
         """What a person should know or do, in words."""
         snapshot = self._newest()
-        found = advice.recommendations(
-            snapshot, self._rooms(snapshot) if snapshot else {}, self._best(), self.config
-        )
+        found = advice.recommendations(snapshot, self.rooms(), self._best(), self.config)
         if self.last_error is None:
             return found
         kept = [line for line in found if line != advice.ALL_WELL]
@@ -322,8 +282,8 @@ class GPUMemoryManager:
 
     def rooms(self) -> dict[int, Room]:
         """Each card's arithmetic: what is promised, to whom, and what is left."""
-        snapshot = self._newest()
-        return self._rooms(snapshot) if snapshot else {}
+        self._newest()
+        return self._admission.rooms(self._clock())
 
     def _newest(self) -> MemorySnapshot | None:
         if self._raw is None:
@@ -333,19 +293,12 @@ class GPUMemoryManager:
                 # A plain script without an event loop: nothing to block.
                 with contextlib.suppress(ProbeError):
                     self._raw = self._probe.read(self._clock(), processes=True)
+                    self._admission.snapshot = self._raw
         return self.snapshot
 
     def _best(self) -> Placement:
         # Asked for no model in particular: the guide's threshold alone decides.
-        return self._place(Request("vision", Footprint()), may_evict=False)
-
-    def _rooms(self, snapshot: MemorySnapshot) -> dict[int, Room]:
-        return rooms(snapshot, self._ledger, self.config, self._clock())
-
-    def _place(self, request: Request, *, may_evict: bool) -> Placement:
-        return place(
-            request, self._newest(), self._ledger, self.config, self._clock(), may_evict=may_evict
-        )
+        return self._admission.place(Request("vision", Footprint()), self._clock())
 
     # Leases
 
@@ -406,198 +359,88 @@ class GPUMemoryManager:
         # read the old one's age counts against it.
         with contextlib.suppress(ProbeError):
             await self.refresh(max_age=0.5)
-        placement = self._place(request, may_evict=True)
-        if placement.evictions:
-            return await self._after_evictions(request, placement, policy, timeout)
-        if placement.uuid is not None and not self._someone_waits_before(request):
-            return self._grant(request, placement)
-        if policy == "wait":
-            return await self._queue(request, timeout)
-        if policy == "fail" or placement.device is None:
-            self._note("refused", f"{name} was refused: {placement.reason}", logging.WARNING)
-            raise AdmissionRefused(name, placement)
-        return self._grant(request, placement)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def _someone_waits_before(self, request: Request) -> bool:
-        return any(w.request.priority >= request.priority for w in self._waiters)
+        def settled(ticket: Ticket) -> None:
+            if ticket.record is not None:
+                self._leases[ticket.record.lease_id] = Lease(self, ticket.record)
+            if not answer.done():
+                answer.set_result(None)
 
-    async def _after_evictions(
-        self, request: Request, placement: Placement, policy: Policy, timeout: float | None
-    ) -> Lease:
-        """Ask the less important to leave, and wait until the driver shows their memory."""
-        for lease_id in placement.evictions:
-            victim = self._ledger.get(lease_id)
-            if victim is not None and not victim.moving:
-                elsewhere = place(
-                    victim.request,
-                    self.snapshot,
-                    self._ledger,
-                    self.config,
-                    self._clock(),
-                    exclude={victim.uuid} if victim.uuid else (),
-                    may_evict=False,
-                )
-                reason = f"{request.name} is more important; {elsewhere.reason}"
-                self._revoke(victim, replace(elsewhere, reason=reason))
-        patience = timeout if policy == "wait" else SETTLE_SECONDS
+        ticket = self._admission.ask(request, policy, self._clock(), settled, timeout)
+        self._monitor.hurry()
         try:
-            return await self._queue(request, patience)
-        except AdmissionRefused:
-            fallback = self._place(request, may_evict=False)
-            if policy == "cpu" and fallback.device is not None:
-                return self._grant(request, fallback)
-            raise
-
-    async def _queue(self, request: Request, timeout: float | None) -> Lease:
-        self._arrivals += 1
-        waiter = _Waiter(request, self._arrivals, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
-        self._waiters.sort(key=lambda w: (-w.request.priority, w.arrived))
-        self._hurry()
-        try:
-            await asyncio.wait({waiter.granted}, timeout=timeout)
+            if ticket.open:
+                await asyncio.wait({answer}, timeout=ticket.patience)
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                waiter.granted.result().release()  # nobody is there to take it any more
+            self._withdraw(ticket)
             raise
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            if not waiter.granted.done():
-                waiter.granted.cancel()
-        if not waiter.granted.cancelled():
-            return waiter.granted.result()
-        if self._closed:
-            raise AdmissionRefused(request.name, Placement(None, "the manager is closed"))
-        placement = self._place(request, may_evict=False)
-        reason = f"no card had room within {timeout or 0:g} s; {placement.reason}"
-        raise AdmissionRefused(request.name, Placement(None, reason))
+        self._admission.give_up(ticket, self._clock())
+        if ticket.record is None:
+            raise AdmissionRefused(name, ticket.refused or Placement(None, "nothing was decided"))
+        return self._leases[ticket.record.lease_id]
 
-    def _serve_waiters(self) -> None:
-        """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves."""
-        while self._waiters:
-            waiter = self._waiters[0]
-            if waiter.granted.done():
-                self._waiters.pop(0)
-                continue
-            placement = self._place(waiter.request, may_evict=False)
-            if placement.uuid is None:
-                return
-            self._waiters.pop(0)
-            waiter.granted.set_result(self._grant(waiter.request, placement))
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Whoever asked is gone: the lease that it may have got meanwhile is given back."""
+        self._admission.withdraw(ticket, self._clock())
+        if ticket.record is not None and (lease := self._leases.get(ticket.record.lease_id)):
+            self.release(lease)
 
-    def _grant(self, request: Request, placement: Placement) -> Lease:
-        device = placement.device or "cpu"
-        record = self._ledger.grant(
-            request, placement.uuid, device, placement.reason, self._clock()
-        )
-        lease = Lease(self, record)
-        self._leases[record.lease_id] = lease
-        self._note("placed", f"{request.name} goes to {device}: {placement.reason}")
-        self._hurry()
-        return lease
-
-    def _rebalance(self, snapshot: MemorySnapshot) -> None:
-        now = self._clock()
-        plan = rebalance(snapshot, self._ledger, self.config, now)
-        for record in self._ledger:
-            if record.lease_id not in plan.waiting_to_return:
-                record.better_since = None
-            elif record.better_since is None:
-                record.better_since = now
-        for move in plan.moves:
-            record = self._ledger.get(move.lease_id)
-            if record is not None and not record.moving:
-                self._revoke(record, move.placement)
-        if plan.pressure:
-            self._hurry()
-
-    def _revoke(self, record: LeaseRecord, placement: Placement) -> None:
-        where = placement.device or "none"
-        if record.uuid is None and placement.uuid is None and placement.device is not None:
-            return  # already on the CPU
-        self._ledger.begin_move(record, placement.uuid, where, placement.reason, now=self._clock())
-        self._note(
-            "revoked",
-            f"{record.request.name} leaves {record.device} for "
-            f"{placement.device or 'nothing'}: {placement.reason}",
-        )
+    def _revoke(self, record: LeaseRecord) -> None:
         self._leases[record.lease_id].revoked.set()
-        self._hurry()
+        self._monitor.hurry()
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None:
-        record = self._ledger.get(lease.lease_id)
-        if record is None or record.target_device is None:
-            return
-        origin = record.device
-        self._ledger.land(record, self._clock())
-        if held_bytes is not None and record.uuid is not None:
-            need = record.request.need
-            extra = max(0, held_bytes - need.model_bytes)
-            grown = replace(need, activations_bytes=need.activations_bytes + extra)
-            self._ledger.resize(record, grown)
+        """For leases: the holder has arrived."""
         lease.revoked.clear()
-        self._note("moved", f"{lease.name} moved from {origin} to {record.device}")
-        self._serve_waiters()
-        self._hurry()
+        if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._admission.landed(record, self._clock(), held_bytes)
+            self._monitor.hurry()
 
     def move_failed(self, lease: Lease, why: str) -> None:
-        record = self._ledger.get(lease.lease_id)
-        if record is None:
-            return
-        wanted = record.target_device or record.device
-        reason = f"{wanted} failed: {why}"
-        self._ledger.begin_move(record, None, "cpu", reason, now=self._clock())
-        self._ledger.land(record, self._clock())
+        """For leases: the holder could not get where it was told to."""
         lease.revoked.clear()
-        self._note("move-failed", f"{lease.name} falls to the CPU: {reason}", logging.WARNING)
-        self._serve_waiters()
+        if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._admission.move_failed(record, why, self._clock())
 
     def measured(self, lease: Lease, footprint: Footprint) -> None:
+        """For leases: what the model really takes."""
         record = self._ledger.get(lease.lease_id)
         if record is None:
             return
-        before = record.request.need.total_bytes
-        self._ledger.resize(record, footprint)
         log.info(
             "%s takes %.2fGB on %s (%.2fGB were expected)",
             lease.name,
             gib(footprint.total_bytes),
             lease.device,
-            gib(before),
+            gib(record.request.need.total_bytes),
         )
-        self._serve_waiters()
+        self._admission.measured(record, footprint, self._clock())
 
     def release(self, lease: Lease) -> None:
+        """For leases: the right is given back. Idempotent."""
         if lease.released:
             return
         lease.released = True
         self._leases.pop(lease.lease_id, None)
-        if self._ledger.release(lease.lease_id, self._clock()) is not None:
-            self._note("released", f"{lease.name} gave back {lease.device}")
-            self._serve_waiters()
+        if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._admission.release(record, self._clock())
             if not self._closed:
-                self._hurry()
+                self._monitor.hurry()
 
     # Holders
 
     def holder_memory(self, holder: str, pid: int, by_index: Mapping[int, tuple[int, int]]) -> None:
         """What a holder's allocator says: (reserved, active) bytes by CUDA index."""
-        self._ledger.set_holder(holder, HolderMemory(pid, dict(by_index)))
+        self._admission.holder_memory(holder, HolderMemory(pid, dict(by_index)))
 
     def holder_gone(self, holder: str, why: str) -> None:
         """The process is dead: its leases are released at once."""
-        gone = self._ledger.drop_holder(holder, self._clock())
-        for record in gone:
-            lease = self._leases.pop(record.lease_id, None)
-            if lease is not None:
+        for record in self._admission.holder_gone(holder, why, self._clock()):
+            if (lease := self._leases.pop(record.lease_id, None)) is not None:
                 lease.released = True
                 lease.revoked.set()
-        if gone:
-            names = ", ".join(record.request.name for record in gone)
-            self._note("holder-gone", f"{holder} is gone ({why}): {names} released")
-            self._serve_waiters()
-            self._hurry()
+        self._monitor.hurry()
 
     def _note(self, kind: str, text: str, level: int = logging.INFO) -> None:
         self.events.append(Event(self._wall(), kind, text))

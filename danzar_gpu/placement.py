@@ -64,6 +64,8 @@ class Move:
 
     lease_id: int
     placement: Placement
+    forced: bool
+    """Whether it has to leave; else it may return to a better device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +354,7 @@ def rebalance(
             settled = since is not None and now - since >= config.return_dwell_seconds
             if settled and not moves:
                 # One return at a time: the next reading shows what it really took.
-                moves.append(Move(record.lease_id, better))
+                moves.append(Move(record.lease_id, better, forced=False))
     return Rebalance(tuple(moves), tuple(waiting), tuple(pressure))
 
 
@@ -433,8 +435,15 @@ def _plan(
     record: LeaseRecord, placement: Placement, reason: str, ledger: Ledger, now: float
 ) -> Move:
     """Whoever must leave may: with no card and the CPU off (device ``None``) it is unloaded."""
-    ledger.begin_move(record, placement.uuid, placement.device or "none", reason, now=now)
-    return Move(record.lease_id, replace(placement, reason=reason, evictions=()))
+    ledger.begin_move(
+        record, placement.uuid, placement.device or "none", reason, now=now, forced=True
+    )
+    return Move(record.lease_id, replace(placement, reason=reason, evictions=()), forced=True)
+
+
+def cooldown(expulsions: int, config: GPUMemoryConfig) -> float:
+    """Seconds before a return to a card that it had to leave so many times in a row."""
+    return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 5)
 
 
 def _better(
@@ -455,7 +464,9 @@ def _better(
     if now - record.landed_at < residency:
         return None
     cooling = {
-        uuid for uuid, left in record.left_at.items() if now - left < config.move_cooldown_seconds
+        uuid
+        for uuid, left in record.left_at.items()
+        if now - left < cooldown(record.expulsions.get(uuid, 1), config)
     }
     exclude = {*cooling, record.uuid} if record.uuid else cooling
     found = place(

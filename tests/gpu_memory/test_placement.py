@@ -222,7 +222,9 @@ def test_pressure_moves_just_enough_and_then_is_quiet(
         record = ledger.get(move.lease_id)
         assert record is not None
         target = move.placement
-        ledger.begin_move(record, target.uuid, target.device or "none", target.reason, now=0)
+        ledger.begin_move(
+            record, target.uuid, target.device or "none", target.reason, now=0, forced=True
+        )
         ledger.land(record, 0)
     for room in rooms(reading, ledger, settings, 0).values():
         relieved = room.available >= settings.pressure_gb * GIB

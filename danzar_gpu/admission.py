@@ -1,0 +1,298 @@
+"""Admission: who gets a card, who waits, who has to leave, who may return.
+
+Driven by readings, requests and a clock that come from outside: by the manager in real time, by
+the simulator in virtual time. No I/O, no tasks; everything happens within a call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from danzar_gpu import advice
+from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Request
+from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.placement import Placement, Room, place, rebalance, rooms
+
+Policy = Literal["cpu", "wait", "fail"]
+Note = Callable[[str, str, int], None]
+
+SETTLE_SECONDS = 10.0
+"""How long memory is watched closely after it changed hands, and how long a model with policy
+``cpu`` waits for less important ones to leave its card."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request on its way to a lease. ``record`` or ``refused`` is set when it is settled."""
+
+    request: Request
+    policy: Policy
+    settled: Callable[[Ticket], None]
+    """Called once, when there is an answer."""
+    arrived: int = 0
+    patience: float | None = None
+    """Seconds after which whoever drives this calls ``give_up``; ``None``: never."""
+    record: LeaseRecord | None = None
+    refused: Placement | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.record is None and self.refused is None
+
+
+@dataclass(slots=True)
+class Admission:
+    """The decisions of the manager. ``revoke`` is told of each lease that has to go elsewhere."""
+
+    config: GPUMemoryConfig
+    note: Note
+    revoke: Callable[[LeaseRecord], None]
+    ledger: Ledger = field(default_factory=Ledger)
+    snapshot: MemorySnapshot | None = None
+    """The newest reading, with our own models in it."""
+    reservation_bytes: int | None = None
+    """The LLM's reservation where it is learned; ``None``: the configured one."""
+    _queue: list[Ticket] = field(default_factory=list[Ticket])
+    _arrivals: int = 0
+    _watch_until: float = 0.0
+
+    # Readings
+
+    def observe(self, snapshot: MemorySnapshot, now: float, *, may_move: bool = True) -> None:
+        """A new reading: relieve cards that are short, let models return, serve the queue."""
+        self.snapshot = snapshot
+        if may_move:
+            self._rebalance(snapshot, now)
+        self._serve(now)
+
+    def interval(self, now: float) -> float:
+        """Seconds to the next reading: short while something is tight, pending or moving."""
+        if self.is_tense(now):
+            return self.config.pressure_check_interval
+        return self.config.memory_check_interval
+
+    def is_tense(self, now: float) -> bool:
+        """Whether memory has to be watched closely."""
+        if self._queue or now < self._watch_until:
+            return True
+        if any(record.moving or record.better_since is not None for record in self.ledger):
+            return True
+        return advice.is_near_pressure(self.rooms(now).values(), self.config)
+
+    def rooms(self, now: float) -> dict[int, Room]:
+        """Each card's arithmetic by index."""
+        if self.snapshot is None:
+            return {}
+        return rooms(self.snapshot, self.ledger, self.config, now, self.reservation_bytes)
+
+    def place(self, request: Request, now: float, *, may_evict: bool = False) -> Placement:
+        """Where a request would go now. Changes nothing."""
+        return place(
+            request,
+            self.snapshot,
+            self.ledger,
+            self.config,
+            now,
+            reservation_bytes=self.reservation_bytes,
+            may_evict=may_evict,
+        )
+
+    # Requests
+
+    def ask(
+        self,
+        request: Request,
+        policy: Policy,
+        now: float,
+        settled: Callable[[Ticket], None],
+        patience: float | None = None,
+    ) -> Ticket:
+        """Admit, queue or refuse. The ticket may be settled before this returns."""
+        ticket = Ticket(request, policy, settled, patience=patience)
+        placement = self.place(request, now, may_evict=True)
+        if placement.evictions:
+            if policy != "wait":
+                ticket.patience = SETTLE_SECONDS
+            self._evict(request, placement, now)
+            self._enqueue(ticket, now)
+        elif placement.uuid is not None and not self._is_behind(request):
+            self._grant(ticket, placement, now)
+        elif policy == "wait":
+            self._enqueue(ticket, now)
+        else:
+            self._settle_without_card(ticket, now)
+        return ticket
+
+    def give_up(self, ticket: Ticket, now: float) -> None:
+        """Its patience is over: the CPU where the policy has it, else a refusal."""
+        if ticket.open:
+            self._leave_queue(ticket)
+            self._settle_without_card(ticket, now)
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
+        """Nobody wants it any more; a lease that it got in the meantime is released."""
+        self._leave_queue(ticket)
+        if ticket.record is not None:
+            self.release(ticket.record, now)
+
+    def _is_behind(self, request: Request) -> bool:
+        return any(ticket.request.priority >= request.priority for ticket in self._queue)
+
+    def _enqueue(self, ticket: Ticket, now: float) -> None:
+        self._arrivals += 1
+        ticket.arrived = self._arrivals
+        self._queue.append(ticket)
+        self._queue.sort(key=lambda t: (-t.request.priority, t.arrived))
+        self._watch(now)
+
+    def _leave_queue(self, ticket: Ticket) -> None:
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+
+    def _serve(self, now: float) -> None:
+        """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves."""
+        while self._queue:
+            placement = self.place(self._queue[0].request, now)
+            if placement.uuid is None:
+                return
+            self._grant(self._queue.pop(0), placement, now)
+
+    def _grant(self, ticket: Ticket, placement: Placement, now: float) -> None:
+        request = ticket.request
+        device = placement.device or "cpu"
+        ticket.record = self.ledger.grant(request, placement.uuid, device, placement.reason, now)
+        self.note("placed", f"{request.name} goes to {device}: {placement.reason}", logging.INFO)
+        self._watch(now)
+        ticket.settled(ticket)
+
+    def _settle_without_card(self, ticket: Ticket, now: float) -> None:
+        placement = self.place(ticket.request, now)
+        if ticket.policy == "cpu" and placement.device is not None:
+            self._grant(ticket, placement, now)
+            return
+        if ticket.policy == "wait" and ticket.patience is not None:
+            reason = f"no card had room within {ticket.patience:g} s; {placement.reason}"
+            placement = replace(placement, reason=reason)
+        ticket.refused = replace(placement, device=None, uuid=None)
+        self.note(
+            "refused", f"{ticket.request.name} was refused: {placement.reason}", logging.WARNING
+        )
+        ticket.settled(ticket)
+
+    # Moves
+
+    def _rebalance(self, snapshot: MemorySnapshot, now: float) -> None:
+        plan = rebalance(
+            snapshot, self.ledger, self.config, now, reservation_bytes=self.reservation_bytes
+        )
+        for record in self.ledger:
+            if record.lease_id not in plan.waiting_to_return:
+                record.better_since = None
+            elif record.better_since is None:
+                record.better_since = now
+        for move in plan.moves:
+            record = self.ledger.get(move.lease_id)
+            if record is not None and not record.moving:
+                self._begin_move(record, move.placement, now, forced=move.forced)
+        if plan.pressure:
+            self._watch(now)
+
+    def _evict(self, request: Request, placement: Placement, now: float) -> None:
+        """Ask less important leases to make room for ``request``."""
+        for lease_id in placement.evictions:
+            victim = self.ledger.get(lease_id)
+            if victim is None or victim.moving or victim.uuid is None:
+                continue
+            elsewhere = place(
+                victim.request,
+                self.snapshot,
+                self.ledger,
+                self.config,
+                now,
+                reservation_bytes=self.reservation_bytes,
+                exclude={victim.uuid},
+                may_evict=False,
+            )
+            reason = f"{request.name} is more important; {elsewhere.reason}"
+            self._begin_move(victim, replace(elsewhere, reason=reason), now, forced=True)
+
+    def _begin_move(
+        self, record: LeaseRecord, placement: Placement, now: float, *, forced: bool
+    ) -> None:
+        where = placement.device or "none"
+        self.ledger.begin_move(
+            record, placement.uuid, where, placement.reason, now=now, forced=forced
+        )
+        self.note(
+            "revoked",
+            f"{record.request.name} leaves {record.device} for "
+            f"{placement.device or 'nothing'}: {placement.reason}",
+            logging.INFO,
+        )
+        self._watch(now)
+        self.revoke(record)
+
+    def landed(self, record: LeaseRecord, now: float, held_bytes: int | None = None) -> None:
+        """A lease that was told to move has arrived, and takes ``held_bytes`` there."""
+        if record.target_device is None:
+            return
+        origin = record.device
+        self.ledger.land(record, now)
+        need = record.request.need
+        if held_bytes is not None and record.uuid is not None and held_bytes > need.model_bytes:
+            extra = held_bytes - need.model_bytes
+            self.ledger.resize(
+                record, replace(need, activations_bytes=need.activations_bytes + extra)
+            )
+        name = record.request.name
+        self.note("moved", f"{name} moved from {origin} to {record.device}", logging.INFO)
+        self._serve(now)
+        self._watch(now)
+
+    def move_failed(self, record: LeaseRecord, why: str, now: float) -> None:
+        """It could not get there and is unloaded: it falls to the CPU."""
+        wanted = record.target_device or record.device
+        reason = f"{wanted} failed: {why}"
+        self.ledger.begin_move(record, None, "cpu", reason, now=now, forced=True)
+        self.ledger.land(record, now)
+        self.note(
+            "move-failed", f"{record.request.name} falls to the CPU: {reason}", logging.WARNING
+        )
+        self._serve(now)
+
+    # Holders
+
+    def measured(self, record: LeaseRecord, footprint: Footprint, now: float) -> None:
+        """What a model really takes replaces what was expected."""
+        self.ledger.resize(record, footprint)
+        self._serve(now)
+
+    def release(self, record: LeaseRecord, now: float) -> None:
+        """A lease is given back. Idempotent."""
+        if self.ledger.release(record.lease_id, now) is not None:
+            name = record.request.name
+            self.note("released", f"{name} gave back {record.device}", logging.INFO)
+            self._watch(now)
+            self._serve(now)
+
+    def holder_memory(self, holder: str, memory: HolderMemory) -> None:
+        """What a holder's allocator says of itself."""
+        self.ledger.set_holder(holder, memory)
+
+    def holder_gone(self, holder: str, why: str, now: float) -> list[LeaseRecord]:
+        """A process is dead: its leases end at once."""
+        gone = self.ledger.drop_holder(holder, now)
+        if gone:
+            names = ", ".join(record.request.name for record in gone)
+            text = f"{holder} is gone ({why}): {names} released"
+            self.note("holder-gone", text, logging.WARNING)
+            self._watch(now)
+            self._serve(now)
+        return gone
+
+    def _watch(self, now: float) -> None:
+        self._watch_until = now + SETTLE_SECONDS
