@@ -336,8 +336,8 @@ WORDS = st.sampled_from(
         "gpu_memory", "vision_device", "clip", "yolo", "classes", "device", "profiles", "enabled",
         ":", " ", "\n", "\n  ", "- ", "[", "]", "{", "}", ",", "&a ", "*a", "<<", "!!int ",
         "!!set ", "!x ", "? ", "|", ">", "'", '"', "\\", "#", "%YAML 1.1\n", "---\n", "...\n",
-        "\t", "\x07", "cuda:1", "true", "null", "~", "1e999", "0x10", "1:30", "-1", ".inf", "2026-13-45",
-        "\ud800",
+        "\t", "\x07", "cuda:1", "true", "null", "~", "1e999", "0x10", "1:30", "-1", ".inf",
+        "2026-13-45", "\ud800",
     ]
 )  # fmt: skip
 

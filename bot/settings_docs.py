@@ -1,0 +1,135 @@
+"""``docs/configuration.md``, made from the models: ``python -m bot.settings_docs``.
+
+The page can't drift from the program: a test compares it with what this prints.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from bot.settings import DEFAULT_PATH, Settings
+
+INTRODUCTION = f"""\
+# Configuration
+
+<!-- Made by `make docs` from bot/settings.py and danzar_gpu/config.py. Don't edit it by hand. -->
+
+Danzar reads `{DEFAULT_PATH.as_posix()}` once, at the start. Every section and every key is
+optional: what is missing has the default below. Unknown keys, keys that appear twice and values
+that don't fit are refused with file, line and key, and the bot doesn't start with half a
+configuration:
+
+    config/vision_config.yaml:31: yolo.device: must be a device such as cuda:0, or 'cpu', not 'cuda1'
+
+Sizes in GB are GiB (1,073,741,824 bytes), as in the commands' answers. Numbers, words and
+`true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`) work,
+merging (`<<`) and several documents in one file don't.
+
+The Discord token is never in this file: it comes from the environment variable `DISCORD_TOKEN`,
+or from a file that `DISCORD_TOKEN_FILE` names.
+"""
+
+
+LONGEST_DEFAULT = 60
+"""Characters; what is longer stands below its section's table."""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    # Of the whole file, because a section's value may come from another one.
+    defaults = Settings()
+    parts = [INTRODUCTION]
+    for key, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, BaseModel), key
+        parts.append(f"\n## `{key}`\n")
+        parts.append(f"\n{inspect.cleandoc(model.__doc__ or '').splitlines()[0]}\n")
+        parts.append("\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
+        parts.extend(_section(key, model, getattr(defaults, key)))
+    return "".join(parts)
+
+
+def _section(section: str, model: type[BaseModel], defaults: BaseModel) -> Iterator[str]:
+    properties = model.model_json_schema()["properties"]
+    long: list[str] = []
+    for key, field in model.model_fields.items():
+        value = getattr(defaults, key)
+        default = "nothing" if value is None else f"`{_as_yaml(value)}`"
+        if len(default) > LONGEST_DEFAULT:
+            long.append(_block(section, key, value))
+            default = "below"
+        cells = [f"`{key}`", _type(properties[key]), default, field.description or ""]
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    yield from long
+
+
+def _as_yaml(value: Any) -> str:
+    """One line that the file could hold: JSON is YAML, too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _block(section: str, key: str, value: Any) -> str:
+    text = yaml.safe_dump(
+        {section: {key: json.loads(_as_yaml(value))}}, allow_unicode=True, sort_keys=False
+    )
+    return f"\nThe default of `{key}`:\n\n```yaml\n{text}```\n"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in words: ``number, above 0, at most 120``."""
+    if "anyOf" in schema:
+        kinds = [_type(one) for one in schema["anyOf"]]
+        return ", or ".join(kinds) if any("," in kind for kind in kinds) else " or ".join(kinds)
+    if "enum" in schema or "const" in schema:
+        choices = schema.get("enum", [schema.get("const")])
+        *most, last = [f"`{choice}`" for choice in choices]
+        return f"{', '.join(most)} or {last}" if most else last
+    kind = schema.get("type")
+    if kind == "null":
+        return "nothing"
+    if kind == "boolean":
+        return "`true` or `false`"
+    if kind == "array":
+        if "prefixItems" in schema:
+            return f"list of {len(schema['prefixItems'])} {_plural(schema['prefixItems'][0])}"
+        return f"list of {_plural(schema['items'])}"
+    if kind == "object":
+        return f"names, each with a {_type(schema['additionalProperties'])}"
+    if kind == "string":
+        if "pattern" in schema:
+            return f"device such as `{schema['examples'][0]}`"
+        return "text"
+    number = "whole number" if kind == "integer" else "number"
+    return ", ".join([number, *_bounds(schema)])
+
+
+def _plural(schema: dict[str, Any]) -> str:
+    return {"integer": "whole numbers", "number": "numbers", "string": "texts"}[schema["type"]]
+
+
+def _bounds(schema: dict[str, Any]) -> Iterator[str]:
+    for name, words in (
+        ("exclusiveMinimum", "above"),
+        ("minimum", "at least"),
+        ("exclusiveMaximum", "below"),
+        ("maximum", "at most"),
+        ("multipleOf", "a multiple of"),
+    ):
+        if name in schema:
+            yield f"{words} {schema[name]:,}"
+
+
+def main() -> int:
+    sys.stdout.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
