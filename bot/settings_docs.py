@@ -14,28 +14,27 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from bot.settings import DEFAULT_PATH, Settings
+from bot.settings import DEFAULT_PATH, Settings, SettingsError, parse
 
-INTRODUCTION = f"""\
+INTRODUCTION = """\
 # Configuration
 
 <!-- Made by `make docs` from bot/settings.py and danzar_gpu/config.py. Don't edit it by hand. -->
 
-Danzar reads `{DEFAULT_PATH.as_posix()}` once, at the start. Every section and every key is
+Danzar reads `{path}` once, at the start. Every section and every key is
 optional: what is missing has the default below. Unknown keys, keys that appear twice and values
 that don't fit are refused with file, line and key, and the bot doesn't start with half a
 configuration:
 
-    config/vision_config.yaml:31: yolo.device: must be a device such as cuda:0, or 'cpu', not 'cuda1'
+    {refusal}
 
 Sizes in GB are GiB (1,073,741,824 bytes), as in the commands' answers. Numbers, words and
-`true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`) work,
-merging (`<<`) and several documents in one file don't.
+`true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`)
+work; merging (`<<`) and several documents in one file don't.
 
 The Discord token is never in this file: it comes from the environment variable `DISCORD_TOKEN`,
 or from a file that `DISCORD_TOKEN_FILE` names.
 """
-
 
 LONGEST_DEFAULT = 60
 """Characters; what is longer stands below its section's table."""
@@ -45,7 +44,8 @@ def page() -> str:
     """The whole page as Markdown."""
     # Of the whole file, because a section's value may come from another one.
     defaults = Settings()
-    parts = [INTRODUCTION]
+    path = DEFAULT_PATH.as_posix()
+    parts = [INTRODUCTION.format(path=path, refusal=_refusal(path))]
     for key, field in Settings.model_fields.items():
         model = field.annotation
         assert isinstance(model, type) and issubclass(model, BaseModel), key
@@ -54,6 +54,15 @@ def page() -> str:
         parts.append("\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
         parts.extend(_section(key, model, getattr(defaults, key)))
     return "".join(parts)
+
+
+def _refusal(path: str) -> str:
+    """What the program really says to a wrong device."""
+    try:
+        parse("yolo:\n  model_path: models/yolo-nano.pt\n  device: cuda1\n", path)
+    except SettingsError as error:
+        return str(error)
+    raise AssertionError("cuda1 is taken for a device")
 
 
 def _section(section: str, model: type[BaseModel], defaults: BaseModel) -> Iterator[str]:
