@@ -55,7 +55,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         self.bot = bot
         self.manager = bot.app_context.gpu_memory_manager
 
-    @commands.hybrid_group(name="gpu", ignore_extra=False, brief="GPU memory")
+    @commands.hybrid_group(
+        name="gpu", case_insensitive=True, ignore_extra=False, brief="GPU memory"
+    )
     @commands.cooldown(3, 6, commands.BucketType.user)
     async def gpu(self, ctx: commands.Context[DanzarBot]) -> None:
         """Shows the GPU memory; alone it is the same as `gpu status`.

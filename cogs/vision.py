@@ -17,9 +17,8 @@ from danzar_gpu.memory import gib
 from danzar_gpu.report import age_text
 
 if TYPE_CHECKING:
-    from bot.vision.pipeline import ServiceStatus
-
     from bot.client import DanzarBot
+    from bot.vision.pipeline import ServiceStatus
 
 BAR_CELLS = 10
 STATE_WORDS = {
@@ -44,7 +43,7 @@ class VisionCommands(commands.Cog, name="Vision"):
     def simulated(self) -> bool:
         return self.bot.app_context.gpu_memory_manager.source == "simulated"
 
-    @commands.hybrid_group(name="vision", ignore_extra=False, brief="Vision")
+    @commands.hybrid_group(name="vision", case_insensitive=True, ignore_extra=False, brief="Vision")
     @commands.cooldown(3, 6, commands.BucketType.user)
     async def vision(self, ctx: commands.Context[DanzarBot]) -> None:
         """Shows how vision is doing; alone it is the same as `vision status`.
