@@ -1,0 +1,86 @@
+"""CLIP as a service: the pulled model or the shipped one, and what it is expected to need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bot.vision.model_files import CLIP_WEIGHTS, FileRefused, Pin, locate, pin_of, pulled_folder
+from bot.vision.service import CONTEXT_BYTES, ModelService, Plan
+from bot.vision.worker.protocol import ClipSpec
+from danzar_gpu import Footprint
+
+ACTIVATIONS_BYTES = 64 << 20
+PICTURE_BYTES = 24 << 20
+
+
+class ClipService(ModelService):
+    """Names what goes on. The first to leave a card when YOLO needs it."""
+
+    name = "clip"
+    title = "CLIP"
+    priority = 10
+
+    @property
+    def enabled(self) -> bool:
+        return self.settings.clip.enabled
+
+    def plan(self) -> Plan:
+        wish = self.settings.clip
+        pulled = _pulled(wish.model_name)
+        note = ""
+        if pulled is not None:
+            folder, pin = pulled
+            model = wish.model_name
+        else:
+            folder = locate(wish.model_path)
+            model = folder.name
+            weights = folder / CLIP_WEIGHTS
+            if not weights.is_file():
+                raise FileRefused(
+                    f"{wish.model_path}/{CLIP_WEIGHTS} is missing and {wish.model_name} is not "
+                    "pulled",
+                    f"run `danzar models pull {wish.model_name}` or restore the folder",
+                )
+            pin = pin_of(weights)
+            note = (
+                f"{model} serves until {wish.model_name} was fetched with "
+                f"`danzar models pull {wish.model_name}`"
+            )
+        spec = ClipSpec(
+            folder=str(folder),
+            sha256=pin.sha256 if pin else None,
+            concepts=wish.concepts,
+            confidence_threshold=wish.confidence_threshold,
+            max_insights=wish.max_insights,
+            batch_size=wish.batch_size,
+        )
+        size = (folder / CLIP_WEIGHTS).stat().st_size
+        return Plan(spec, model, predict(size, wish.batch_size), note)
+
+
+def predict(file_bytes: int, batch_size: int) -> Footprint:
+    """What an open_clip model will take on a card, before it was ever measured.
+
+    Weights: safetensors hold single precision, as the model runs: the file. Activations: 64 MiB
+    for the text and workspaces, 24 MiB for each picture of a batch.
+    """
+    return Footprint(
+        weights_bytes=file_bytes,
+        activations_bytes=ACTIVATIONS_BYTES + batch_size * PICTURE_BYTES,
+        context_bytes=CONTEXT_BYTES,
+    )
+
+
+def _pulled(model_name: str) -> tuple[Path, Pin] | None:
+    """A pulled model counts only with its hash on record. Raises ``FileRefused``."""
+    folder = pulled_folder(model_name)
+    weights = folder / CLIP_WEIGHTS
+    if not weights.is_file():
+        return None
+    pin = pin_of(weights)
+    if pin is None:
+        raise FileRefused(
+            f"{weights} was not put there by `danzar models pull`: its hash is not on record",
+            f"run `danzar models pull {model_name}`",
+        )
+    return folder, pin

@@ -1,0 +1,118 @@
+"""Model files: where they lie, what they hash to, which of them were pulled. No torch.
+
+A folder of models has a ``manifest.json``: from a file's path within it to
+``{"sha256": ..., ...}``. What a manifest names is opened only if it hashes to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CLIP_CONFIG = "open_clip_config.json"
+CLIP_WEIGHTS = "open_clip_model.safetensors"
+MANIFEST = "manifest.json"
+PULLED = Path("models/pulled")
+_PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+class FileRefused(Exception):
+    """A model file that is not what it should be."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What the manifest says of one file."""
+
+    sha256: str
+    image_size: int | None = None
+
+
+def locate(path: str | Path) -> Path:
+    """A configured path; a relative one from the working folder, else beside the program."""
+    path = Path(path).expanduser()
+    if path.is_absolute() or path.exists():
+        return path
+    beside = _PROJECT / path
+    return beside if beside.exists() else path
+
+
+def pulled_folder(model_name: str) -> Path:
+    """Where ``danzar models pull`` puts open_clip's ``ViT-B/32`` and its like.
+
+    Raises:
+        FileRefused: the name could leave the folder.
+    """
+    name = folder_name(model_name)
+    return locate(PULLED) / name
+
+
+def folder_name(model_name: str) -> str:
+    """``ViT-B/32`` as a folder: ``ViT-B-32``. Raises ``FileRefused``."""
+    name = model_name.strip().replace("/", "-")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise FileRefused(f"{model_name!r} is no model name", "take one such as ViT-B/32")
+    return name
+
+
+def pin_of(path: Path) -> Pin | None:
+    """What a manifest beside the file, or one folder above, says of it.
+
+    Raises:
+        FileRefused: there is a manifest, but it can't be read.
+    """
+    for folder in (path.parent, path.parent.parent):
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            continue
+        entry = read_manifest(manifest).get(path.relative_to(folder).as_posix())
+        if entry is not None:
+            size = entry.get("imgsz")
+            return Pin(str(entry["sha256"]), size if isinstance(size, int) else None)
+    return None
+
+
+def read_manifest(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Entries by file. Raises ``FileRefused`` when it is damaged."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and all(
+            isinstance(v, dict) and re.fullmatch(r"[0-9a-f]{64}", str(v.get("sha256")))
+            for v in content.values()
+        ):
+            return content
+    except (OSError, ValueError):
+        pass
+    raise FileRefused(f"{manifest} is damaged", "restore it from the repository")
+
+
+def sha256_of(path: Path) -> str:
+    """The file's hash. Raises ``OSError``."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str | None) -> None:
+    """Raises ``FileRefused`` if the file hashes to something else than ``expected``."""
+    if expected is None:
+        return
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise FileRefused(f"{path} can't be read: {error.strerror}", "check the file") from None
+    if found != expected:
+        raise FileRefused(
+            f"{path.name} is not the file it should be: SHA-256 {found[:16]}... instead of "
+            f"{expected[:16]}...",
+            "restore it from the repository (or pull it again), or copy it elsewhere and name "
+            "that path if the change is meant",
+        )

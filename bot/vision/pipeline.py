@@ -1,0 +1,408 @@
+"""Frames in, reports out: the bot's one door to vision. Supervises the worker; no torch here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from bot.settings import Settings
+from bot.vision.clip import ClipService
+from bot.vision.reports import FrameReport, PipelineCounts
+from bot.vision.service import HOLDER, ModelService, ServiceStatus
+from bot.vision.worker.handle import (
+    ProcessWorker,
+    WorkerFactory,
+    WorkerGone,
+    WorkerHandle,
+    WorkerRefused,
+)
+from bot.vision.worker.protocol import (
+    Consumed,
+    Done,
+    Logged,
+    ModelBroke,
+    ModelFell,
+    Picture,
+    Ping,
+    Pong,
+    Progress,
+    Reply,
+    Reported,
+    SetConcepts,
+    SourceEnded,
+    SourceOpened,
+    SourceTrouble,
+    StartCapture,
+)
+from bot.vision.yolo import YoloService
+from danzar_gpu import GPUMemoryManager
+
+log = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+MOST_FAILURES = 5
+FAILURE_WINDOW_SECONDS = 600.0
+PING_SECONDS = 2.0
+LOADING_HANG_SECONDS = 60.0
+"""Importing torch from a cold disk can keep a process silent for long."""
+ASK_SECONDS = 30.0
+PICTURE_SECONDS = 10.0
+
+PipelineState = Literal["off", "starting", "running", "failed"]
+__all__ = ["Look", "PipelineState", "ServiceStatus", "VisionPipeline", "VisionUnavailable"]
+
+
+class VisionUnavailable(Exception):
+    """There is nothing to show; says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The newest report, and its annotated frame if that was asked for."""
+
+    report: FrameReport
+    jpeg: bytes | None
+
+
+class VisionPipeline:
+    """Keeps a worker alive, the models in it, and the newest report at hand.
+
+    ``every_frame`` is for ``danzar watch``: capture starts when the models are ready, no frame
+    of a file is dropped, and neither source nor worker is started a second time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        manager: GPUMemoryManager,
+        *,
+        worker_factory: WorkerFactory | None = None,
+        every_frame: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._factory = worker_factory or ProcessWorker.start
+        self._every_frame = every_frame
+        self._clock = clock
+        self._services: dict[str, ModelService] = {
+            "yolo": YoloService(settings, manager),
+            "clip": ClipService(settings, manager),
+        }
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._state: PipelineState = "off"
+        self._reason = ""
+        self._source = ""
+        self._source_trouble = ""
+        self._latest: FrameReport | None = None
+        self._counts = PipelineCounts()
+        self._concepts = settings.clip.concepts
+        self._subscribers: list[Callable[[FrameReport], None]] = []
+        self._worker: WorkerHandle | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
+        self._failures: deque[float] = deque()
+        self._stopping = asyncio.Lock()
+        self.ended: asyncio.Future[SourceEnded] | None = None
+        """Done when the source has no more frames; made anew by each start."""
+
+    # --- what is -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> PipelineState:
+        return self._state
+
+    @property
+    def state_reason(self) -> str:
+        """What a person should know about the state; empty when all is well."""
+        if self._state != "running":
+            return self._reason
+        troubles = [service.trouble for service in self._services.values()]
+        return "; ".join(filter(None, (self._source_trouble, *troubles)))
+
+    @property
+    def source(self) -> str:
+        """The frame source in use, for people; empty before it is open."""
+        return self._source
+
+    @property
+    def latest(self) -> FrameReport | None:
+        """The newest report of the worker that runs."""
+        return self._latest
+
+    @property
+    def counts(self) -> PipelineCounts:
+        """What became of the frames since the worker started."""
+        return self._counts
+
+    @property
+    def services(self) -> dict[str, ServiceStatus]:
+        return {name: service.status for name, service in self._services.items()}
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """The phrases that CLIP chooses from."""
+        return self._concepts
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._worker.pid if self._worker is not None else None
+
+    def subscribe(self, callback: Callable[[FrameReport], None]) -> Callable[[], None]:
+        """Call ``callback`` with each report, on the event loop; returns the way out."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    # --- what may be asked ---------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring vision up; returns once the worker is there or won't be. Idempotent."""
+        async with self._stopping:
+            if self._supervisor is None or self._supervisor.done():
+                self._failures.clear()
+                self._up.clear()
+                self._set("starting", "the vision worker starts")
+                self.ended = asyncio.get_running_loop().create_future()
+                self._supervisor = asyncio.create_task(self._supervise(), name="vision")
+        await self._up.wait()
+
+    async def stop(self) -> None:
+        """End the worker; every lease of vision is released. Idempotent."""
+        async with self._stopping:
+            supervisor, self._supervisor = self._supervisor, None
+            if supervisor is not None:
+                supervisor.cancel()
+                await asyncio.gather(supervisor, return_exceptions=True)
+            self._set("off", "vision is off")
+            self._up.set()
+
+    async def settle(self) -> None:
+        """Wait until each model runs or is known not to."""
+        for service in self._services.values():
+            await service.settled.wait()
+
+    async def look(self, with_image: bool) -> Look:
+        """The newest report; its annotated JPEG only when asked for.
+
+        Raises:
+            VisionUnavailable: vision does not run or has seen nothing yet.
+        """
+        if self._state == "off":
+            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+        worker, report = self._worker, self._latest
+        if self._state == "failed" or worker is None or report is None:
+            why = self.state_reason or "no frame was captured yet"
+            raise VisionUnavailable(f"There is nothing to see: {why}")
+        if not with_image:
+            return Look(report, None)
+        from bot.vision.worker.protocol import TakePicture
+
+        try:
+            picture, jpeg = await worker.ask(TakePicture(), Picture, timeout=PICTURE_SECONDS)
+        except (WorkerGone, WorkerRefused, TimeoutError) as error:
+            raise VisionUnavailable(f"The picture can't be had: {error or 'no answer'}") from error
+        return Look(picture.report or report, jpeg)
+
+    async def use_concepts(self, concepts: tuple[str, ...]) -> None:
+        """Let CLIP choose from other phrases.
+
+        Raises:
+            VisionUnavailable: CLIP does not run.
+        """
+        if self._worker is None:
+            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+        try:
+            await self._worker.ask(SetConcepts(concepts=concepts), Done, timeout=ASK_SECONDS)
+        except (WorkerGone, WorkerRefused, TimeoutError) as error:
+            raise VisionUnavailable(f"The phrases could not be changed: {error}") from error
+        self._concepts = concepts
+
+    async def unload(self, name: str) -> None:
+        """Take one model out until ``load`` or the next start; the rest goes on."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._worker is not None:
+            await self._services[name].unload(self._worker)
+
+    def load(self, name: str) -> None:
+        """Bring a model back. Does nothing if it is there or vision is off."""
+        task = self._tasks.get(name)
+        if self._worker is not None and (task is None or task.done()):
+            run = self._services[name].run(self._worker)
+            self._tasks[name] = asyncio.create_task(run, name=f"vision {name}")
+
+    async def consumed(self, reports: int) -> None:
+        """With ``every_frame``: so many reports were dealt with; the worker may go on."""
+        worker = self._worker
+        if worker is not None:
+            with contextlib.suppress(WorkerGone, TimeoutError):
+                await worker.ask(Consumed(reports=reports), Done, timeout=ASK_SECONDS)
+
+    # --- the worker's life ---------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                why = await self._live()
+            except (WorkerGone, WorkerRefused, OSError, TimeoutError) as error:
+                why = str(error) or "the vision worker did not answer in time"
+            now = self._clock()
+            self._failures.append(now)
+            while now - self._failures[0] > FAILURE_WINDOW_SECONDS:
+                self._failures.popleft()
+            failed = len(self._failures)
+            if self._every_frame or failed >= MOST_FAILURES:
+                self._give_up(why)
+                return
+            delay = BACKOFF_SECONDS[min(failed, len(BACKOFF_SECONDS)) - 1]
+            self._set("starting", f"{why}; it is started again in {delay:g} s")
+            log.warning("%s; it is started again in %g s", why, delay)
+            self._up.set()
+            await asyncio.sleep(delay)
+
+    def _give_up(self, why: str) -> None:
+        if self._every_frame:
+            self._set("failed", why)
+        else:
+            self._set(
+                "failed",
+                f"vision is off after {MOST_FAILURES} failures in "
+                f"{FAILURE_WINDOW_SECONDS / 60:g} minutes: {why}; `!vision start` tries again",
+            )
+        log.error("%s", self._reason)
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(SourceEnded(words=why, failed=True))
+        self._up.set()
+
+    async def _live(self) -> str:
+        """One worker from start to end; returns why it ended."""
+        vision = self._settings.vision
+        threads = vision.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
+        worker = await self._factory(threads, self._heard)
+        self._worker = worker
+        why = "vision was stopped"
+        watchdog: asyncio.Task[None] | None = None
+        try:
+            self._manager.holder_memory(HOLDER, worker.pid, {})
+            for name in self._services:
+                self.load(name)
+            watchdog = asyncio.create_task(self._watch_over(worker), name="vision watchdog")
+            if self._every_frame:
+                self._set("running", "")
+                self._up.set()
+                await self.settle()
+            await worker.ask(self._order(), Done, timeout=ASK_SECONDS)
+            self._set("running", "")
+            self._up.set()
+            why = await worker.wait_gone()
+            return why
+        except BaseException as error:
+            why = str(error) or why
+            raise
+        finally:
+            await self._end(worker, watchdog, why)
+
+    def _order(self) -> StartCapture:
+        return StartCapture(
+            capture=self._settings.capture,
+            yolo_fps=self._settings.yolo.processing_fps,
+            clip_fps=self._settings.clip.processing_fps,
+            every_frame=self._every_frame,
+            retry=not self._every_frame,
+        )
+
+    async def _end(
+        self, worker: WorkerHandle, watchdog: asyncio.Task[None] | None, why: str
+    ) -> None:
+        tasks = [*self._tasks.values(), *((watchdog,) if watchdog else ())]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await worker.close()
+        finally:
+            # Only now is its memory free.
+            if self._supervisor is None:
+                for lease in self._manager.leases:
+                    if lease.holder == HOLDER:
+                        lease.release()
+            self._manager.holder_gone(HOLDER, why)
+            self._worker = None
+            self._latest = None
+            self._source = self._source_trouble = ""
+            for service in self._services.values():
+                service.stopped()
+
+    async def _watch_over(self, worker: WorkerHandle) -> None:
+        """Ask regularly whether it is well; kill it when it hangs."""
+        limit = self._settings.vision.hang_timeout_seconds
+        while True:
+            loading = any(s.status.state in ("loading", "moving") for s in self._services.values())
+            patience = max(limit, LOADING_HANG_SECONDS) if loading else limit
+            try:
+                pong, _ = await worker.ask(Ping(), Pong, timeout=patience)
+            except TimeoutError:
+                await worker.kill(f"it was silent for {patience:g} s")
+                return
+            except WorkerGone:
+                return
+            if pong.busy_seconds > patience:
+                await worker.kill(f"a model was at one batch for {pong.busy_seconds:.0f} s")
+                return
+            self._counts = pong.counts
+            self._manager.holder_memory(
+                HOLDER,
+                worker.pid,
+                {h.index: (h.reserved_bytes, h.active_bytes) for h in pong.held},
+            )
+            await asyncio.sleep(min(PING_SECONDS, limit / 2))
+
+    def _heard(self, event: Reply) -> None:
+        match event:
+            case Reported():
+                self._publish(event)
+            case Progress() | ModelFell() | ModelBroke():
+                self._services[event.model].heard(event)
+            case SourceOpened():
+                self._source, self._source_trouble = event.description, ""
+            case SourceTrouble():
+                if event.words != self._source_trouble:
+                    log.warning("no frames: %s", event.words)
+                self._source_trouble = event.words
+            case SourceEnded():
+                self._source_trouble = event.words
+                log.info("%s", event.words)
+                if self.ended is not None and not self.ended.done():
+                    self.ended.set_result(event)
+            case Logged():
+                log.log(event.level, "%s", event.text)
+            case _:
+                log.warning("the vision worker said %s unasked", type(event).__name__)
+
+    def _publish(self, event: Reported) -> None:
+        self._latest, self._counts = event.report, event.counts
+        for service in self._services.values():
+            service.saw(event.report)
+        for subscriber in tuple(self._subscribers):
+            try:
+                subscriber(event.report)
+            except Exception:
+                log.exception("a subscriber of frame reports failed; the others go on")
+
+    def _set(self, state: PipelineState, reason: str) -> None:
+        self._state, self._reason = state, reason

@@ -1,0 +1,329 @@
+"""The analysis thread: frames from the inbox through the models that are due, reports out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bot.vision.frames import Frame
+from bot.vision.reports import FrameReport, PipelineCounts
+from bot.vision.worker.capture import Capture
+from bot.vision.worker.devices import Place, give_back, is_out_of_memory, is_poisoned
+from bot.vision.worker.inbox import Captured
+from bot.vision.worker.models import VisionModel
+from bot.vision.worker.protocol import (
+    Dying,
+    ModelBroke,
+    ModelFell,
+    ModelName,
+    Reply,
+    Reported,
+)
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.25
+FAILURES_IN_A_ROW = 3
+REPORTS_AHEAD = 64
+"""In a file nobody may fall behind: so many reports may be unread before analysis waits."""
+
+
+class Poisoned(Exception):
+    """The CUDA context is broken; the process must end."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A model at work, and what it said last."""
+
+    name: ModelName
+    model: VisionModel
+    may_fall_to_cpu: bool
+    period: float = 0.0
+    every_frame: bool = False
+    due: float = 0.0
+    content: int = -1
+    """The picture that ``answer`` is about."""
+    answer: tuple[Any, ...] = ()
+    failures: int = 0
+    shown_device: str = ""
+
+
+@dataclass(slots=True)
+class _Result:
+    """What came out for one frame."""
+
+    devices: dict[str, str] = field(default_factory=dict[str, str])
+    milliseconds: dict[str, float] = field(default_factory=dict[str, float])
+    answers: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+
+
+class Analysis:
+    """Runs the models; other threads put models in, take them out and move them in between."""
+
+    def __init__(self, tell: Callable[[Reply], None]) -> None:
+        self._tell = tell
+        self.lock = threading.RLock()
+        """Held while a batch is computed: who changes models takes it."""
+        self._seats: dict[ModelName, Seat] = {}
+        self._capture: Capture | None = None
+        self._counts = PipelineCounts()
+        self._latest: tuple[Frame, FrameReport] | None = None
+        self._busy_since: float | None = None
+        self._credit = threading.Semaphore(REPORTS_AHEAD)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="analysis", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        self._credit.release()
+        self._thread.join(timeout=10)
+
+    # --- what other threads ask ---------------------------------------------------------------
+
+    @property
+    def busy_seconds(self) -> float:
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def latest(self) -> tuple[Frame, FrameReport] | None:
+        return self._latest
+
+    @property
+    def counts(self) -> PipelineCounts:
+        capture = self._capture
+        return self._counts if capture is None else capture.inbox.counted(self._counts)
+
+    def consumed(self, reports: int) -> None:
+        if reports > 0:
+            self._credit.release(reports)
+
+    def watch(self, capture: Capture | None) -> None:
+        """Take frames from here from now on."""
+        with self.lock:
+            if self._capture is not None:
+                self._counts = self._capture.inbox.counted(self._counts)
+            self._capture = capture
+            for seat in self._seats.values():
+                seat.content = -1
+            if capture is not None:
+                self._apply_rates()
+                self._wake.set()
+
+    def seat(self, name: ModelName) -> Seat | None:
+        return self._seats.get(name)
+
+    def put(self, seat: Seat) -> None:
+        """A model takes its place; it looks at the next frame."""
+        with self.lock:
+            self._seats[seat.name] = seat
+            self._apply_rates()
+
+    def remove(self, name: ModelName) -> Seat | None:
+        with self.lock:
+            return self._seats.pop(name, None)
+
+    def _apply_rates(self) -> None:
+        capture = self._capture
+        if capture is None:
+            return
+        order = capture.order
+        for seat in self._seats.values():
+            seat.period = 1.0 / (order.yolo_fps if seat.name == "yolo" else order.clip_fps)
+            # YOLO sees each frame of a film; CLIP keeps its rate, in the film's own time.
+            seat.every_frame = order.every_frame and seat.name == "yolo"
+            seat.due = 0.0
+
+    # --- the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            capture = self._capture
+            if capture is None:
+                self._wake.wait(WAIT_SECONDS)
+                self._wake.clear()
+                continue
+            most = max((s.model.batch_size for s in tuple(self._seats.values())), default=1)
+            batch = capture.inbox.take(most, WAIT_SECONDS)
+            if not batch:
+                self._end_if_over(capture)
+                continue
+            try:
+                self._deal_with(batch, capture)
+            except Poisoned as error:
+                self._tell(Dying(words=str(error)))
+                return
+            except OSError:
+                return  # the bot process is gone
+
+    def _end_if_over(self, capture: Capture) -> None:
+        ending = capture.ending
+        if ending is not None and not len(capture.inbox):
+            capture.ending = None
+            self._tell(ending)
+
+    def _deal_with(self, batch: list[Captured], capture: Capture) -> None:
+        with self.lock:
+            self._busy_since = time.monotonic()
+            try:
+                results = [_Result() for _ in batch]
+                for name in ("yolo", "clip"):
+                    if seat := self._seats.get(name):
+                        self._ask(seat, batch, results, capture)
+            finally:
+                self._busy_since = None
+        for captured, result in zip(batch, results, strict=True):
+            self._report(captured, result, capture)
+
+    def _ask(
+        self, seat: Seat, batch: list[Captured], results: list[_Result], capture: Capture
+    ) -> None:
+        """Run a model on those frames that it owes an answer; the others keep the last one."""
+        wanted: list[int] = []
+        content = seat.content
+        for i, captured in enumerate(batch):
+            if captured.content != content and self._is_due(seat, captured, capture):
+                wanted.append(i)
+                content = captured.content
+        answers: dict[int, tuple[Any, ...]] = {}
+        size = max(1, seat.model.batch_size)
+        for start in range(0, len(wanted), size):
+            chosen = wanted[start : start + size]
+            began = time.perf_counter()
+            found = self._compute(seat, [batch[i].frame.image for i in chosen])
+            each = (time.perf_counter() - began) * 1e3 / len(chosen)
+            if found is None:
+                break
+            for i, answer in zip(chosen, found, strict=True):
+                answers[i] = answer
+                results[i].milliseconds[seat.name] = each
+                results[i].devices[seat.name] = seat.shown_device
+        for i, captured in enumerate(batch):
+            if i in answers:
+                seat.answer, seat.content = answers[i], captured.content
+            results[i].answers[seat.name] = seat.answer
+
+    def _is_due(self, seat: Seat, captured: Captured, capture: Capture) -> bool:
+        if seat.every_frame:
+            return True
+        media = captured.frame.media_seconds
+        timed_by_film = capture.order.every_frame and media is not None
+        now = media if timed_by_film and media is not None else captured.at
+        # Frames come on a grid of their own: half a step early is on time.
+        if now < seat.due - 0.5 / capture.order.capture.fps:
+            return False
+        seat.due = max(seat.due, now - seat.period) + seat.period
+        return True
+
+    def _compute(self, seat: Seat, images: Sequence[np.ndarray]) -> list[tuple[Any, ...]] | None:
+        """The model's answers; what can be helped is: a smaller batch, then the CPU.
+
+        Raises:
+            Poisoned: nothing on this card can be computed any more.
+        """
+        try:
+            answers = seat.model.analyse(images)
+        except Exception as error:
+            if is_poisoned(error):
+                raise Poisoned(
+                    f"the CUDA context broke while {seat.name} ran on {seat.shown_device}: "
+                    f"{_first_line(error)}"
+                ) from error
+            if is_out_of_memory(error):
+                # Outside this handler: the traceback keeps the failed batch's tensors alive.
+                shortage = _first_line(error)
+            else:
+                return self._failed(seat, error)
+        else:
+            seat.failures = 0
+            return answers
+        return self._with_less(seat, images, shortage)
+
+    def _with_less(
+        self, seat: Seat, images: Sequence[np.ndarray], shortage: str
+    ) -> list[tuple[Any, ...]] | None:
+        give_back()
+        if len(images) > 1:
+            half = len(images) // 2
+            seat.model.batch_size = max(1, half)
+            first = self._compute(seat, images[:half])
+            # The first half may have ended the model's stay here.
+            second = self._compute(seat, images[half:]) if seat.name in self._seats else None
+            return None if first is None or second is None else [*first, *second]
+        was = seat.shown_device
+        if not seat.model.place.on_card or not seat.may_fall_to_cpu:
+            self._seats.pop(seat.name, None)
+            give_back()
+            words = f"{seat.name} ran out of memory on {was} and was unloaded: {shortage}"
+            self._tell(ModelFell(model=seat.name, device=None, words=words))
+            return None
+        import torch
+
+        seat.model.move(Place(torch.device("cpu"), "cpu"))
+        seat.shown_device = "cpu"
+        give_back()
+        words = f"{seat.name} ran out of memory on {was} and goes on on the CPU: {shortage}"
+        self._tell(ModelFell(model=seat.name, device="cpu", words=words))
+        return self._compute(seat, images)
+
+    def _failed(self, seat: Seat, error: Exception) -> None:
+        seat.failures += 1
+        log.warning("%s failed on a frame: %s", seat.name, _first_line(error), exc_info=error)
+        if seat.failures >= FAILURES_IN_A_ROW:
+            self._seats.pop(seat.name, None)
+            give_back()
+            words = f"{seat.name} failed {seat.failures} times in a row: {_first_line(error)}"
+            self._tell(ModelBroke(model=seat.name, words=words))
+
+    def _report(self, captured: Captured, result: _Result, capture: Capture) -> None:
+        frame = captured.frame
+        previous = self._latest
+        unchanged = (
+            not result.devices
+            and previous is not None
+            and previous[0] is not frame
+            and captured.content == self._last_content
+        )
+        self._last_content = captured.content
+        milliseconds = {**captured.milliseconds, **result.milliseconds}
+        report = FrameReport(
+            sequence=frame.sequence,
+            captured_at=frame.captured_at,
+            source=capture.source_name,
+            width=frame.image.shape[1],
+            height=frame.image.shape[0],
+            devices=result.devices,
+            detections=result.answers.get("yolo", ()),
+            insights=result.answers.get("clip", ()),
+            milliseconds={**milliseconds, "total": sum(milliseconds.values())},
+            media_seconds=frame.media_seconds,
+            unchanged=unchanged,
+        )
+        self._latest = (frame, report)
+        self._counts = replace(
+            self._counts,
+            analysed=self._counts.analysed + bool(result.devices),
+            unchanged=self._counts.unchanged + unchanged,
+        )
+        if capture.order.every_frame:
+            self._credit.acquire()
+        self._tell(Reported(report=report, counts=self.counts))
+
+    _last_content = -1
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,142 @@
+"""From the manager's word to a torch device, and back: what this process holds there."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bot.vision.worker.protocol import Destination, Held
+
+if TYPE_CHECKING:
+    import torch
+
+OUT_OF_MEMORY_SIGNS = (
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    # The caching allocator asks NVML while it reports an OOM, and trips over that itself.
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+)
+
+
+class PlaceError(Exception):
+    """The model can't live there; says why and what to do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device that was found to be the one that is meant."""
+
+    device: torch.device
+    shown: str
+
+    @property
+    def on_card(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def resolve(destination: Destination) -> Place:
+    """The torch device for a decision of the manager. Imports torch.
+
+    Raises:
+        PlaceError: torch does not have the card, or ``cuda:N`` is another card here.
+    """
+    import torch
+
+    if destination.device == "cpu":
+        return Place(torch.device("cpu"), "cpu")
+    index = int(destination.device.removeprefix("cuda:"))
+    if destination.simulated:
+        # A scripted rig: placement is for show, even if a real card should have that number.
+        return Place(torch.device("cpu"), f"{destination.device} (simulated; really on the CPU)")
+    if not torch.cuda.is_available():
+        raise PlaceError(
+            f"{destination.device} ({destination.card}) is there, but torch {torch.__version__} "
+            "can't use it",
+            "install a torch build for CUDA that fits the driver, or use the CPU",
+        )
+    if index >= torch.cuda.device_count():
+        raise PlaceError(
+            f"{destination.device} ({destination.card}) is unknown to torch, which sees "
+            f"{torch.cuda.device_count()} cards",
+            "look at CUDA_VISIBLE_DEVICES: the bot and its worker must see the same",
+        )
+    properties = torch.cuda.get_device_properties(index)
+    found = str(getattr(properties, "uuid", ""))
+    if destination.uuid and found and bare_uuid(found) != bare_uuid(destination.uuid):
+        raise PlaceError(
+            f"{destination.device} is {destination.card} ({destination.uuid}) for the driver but "
+            f"{properties.name} (GPU-{bare_uuid(found)}) for torch",
+            "look at CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER: they must be the same for both",
+        )
+    if destination.limit_bytes is not None:
+        share = min(1.0, destination.limit_bytes / properties.total_memory)
+        torch.cuda.set_per_process_memory_fraction(share, index)
+    return Place(torch.device("cuda", index), destination.device)
+
+
+def bare_uuid(uuid: str) -> str:
+    """Without NVML's ``GPU-``, which torch leaves out."""
+    return uuid.strip().lower().removeprefix("gpu-")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch means that the card is full, however it is dressed."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in OUT_OF_MEMORY_SIGNS)
+
+
+def is_poisoned(error: BaseException) -> bool:
+    """Whether the CUDA context can't be trusted any more."""
+    import torch
+
+    kind = getattr(torch, "AcceleratorError", None)
+    return kind is not None and isinstance(error, kind) and not is_out_of_memory(error)
+
+
+def give_back() -> None:
+    """Return the allocator's unused blocks to the driver."""
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def held() -> tuple[Held, ...]:
+    """What the allocator holds, card by card; nothing while torch or CUDA is unused."""
+    torch = _torch()
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return ()
+    rows = [
+        Held(
+            index=i,
+            reserved_bytes=torch.cuda.memory_reserved(i),
+            active_bytes=torch.cuda.memory_allocated(i),
+        )
+        for i in range(torch.cuda.device_count())
+    ]
+    return tuple(row for row in rows if row.reserved_bytes)
+
+
+_ready = threading.Event()
+
+
+def torch_is_ready() -> None:
+    """To be called once torch is imported in full: until then nobody here looks at it."""
+    _ready.set()
+
+
+def _torch():  # the module, for which there is no better type
+    if not _ready.is_set():
+        return None
+    import torch
+
+    return torch

@@ -1,0 +1,112 @@
+"""The worker's surroundings: what must be set before torch and ultralytics are imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+MIN_TORCH = (2, 6)
+MIN_ULTRALYTICS = (8, 4, 100)
+NICENESS = 5
+
+_IMPORTS = threading.Lock()
+
+
+class UnsafeSurroundings(RuntimeError):
+    """Checkpoints could not be opened safely here."""
+
+
+def prepare(environment: MutableMapping[str, str], threads: int) -> None:
+    """Fix what the libraries read from the environment when they are imported."""
+    # Ordinals as the bus numbers them and NVML counts; CUDA's own order is fastest first.
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    environment["ULTRALYTICS_SAFE_LOAD"] = "1"
+    environment["YOLO_AUTOINSTALL"] = "0"
+    environment["YOLO_OFFLINE"] = "1"
+    environment["YOLO_VERBOSE"] = "0"
+    environment["HF_HUB_OFFLINE"] = "1"
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # ultralytics would set 1 where nothing is set.
+    environment["OMP_NUM_THREADS"] = str(threads)
+    environment["MKL_NUM_THREADS"] = str(threads)
+    environment.setdefault("YOLO_CONFIG_DIR", str(_config_dir()))
+
+
+def _config_dir() -> Path:
+    """A folder of ours for ultralytics' settings file; it need not outlive the process."""
+    user = getattr(os, "getuid", lambda: "user")()
+    folder = Path(tempfile.gettempdir()) / f"danzar-ultralytics-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+        if mine and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="danzar-ultralytics-"))
+
+
+def lower_priority() -> None:
+    """The game and the LLM come first."""
+    import psutil
+
+    process = psutil.Process()
+    with contextlib.suppress(psutil.Error, OSError):
+        if os.name == "nt":
+            process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)  # type: ignore[attr-defined]
+        else:
+            process.nice(max(int(process.nice()), NICENESS))
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """One heavy import at a time: two threads that import torch can each see half of it."""
+    with _IMPORTS:
+        yield
+
+
+def use_threads(threads: int) -> None:
+    """One pool of this size for torch; OpenCV without threads of its own. Needs torch."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+
+
+def require_safe_loading() -> None:
+    """Make sure that ultralytics really opens checkpoints with its restricted loader.
+
+    Raises:
+        UnsafeSurroundings: it would fall back to running whatever a pickle says.
+    """
+    import torch
+    import ultralytics
+    from ultralytics.utils import SAFE_LOAD, SETTINGS
+
+    if _version(torch.__version__) < MIN_TORCH or not SAFE_LOAD:
+        raise UnsafeSurroundings(
+            f"torch {torch.__version__} with ULTRALYTICS_SAFE_LOAD={SAFE_LOAD} opens checkpoints "
+            "unsafely; torch 2.6 or later is needed"
+        )
+    if _version(ultralytics.__version__) < MIN_ULTRALYTICS:
+        raise UnsafeSurroundings(
+            f"ultralytics {ultralytics.__version__} opens checkpoints unsafely; 8.4.100 or later "
+            "is needed"
+        )
+    if SETTINGS.get("sync"):
+        SETTINGS.update({"sync": False})
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split("+")[0].split("."):
+        digits = "".join(c for c in part if c.isdigit())
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)

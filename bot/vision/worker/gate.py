@@ -1,0 +1,45 @@
+"""The near-duplicate gate: is this frame worth looking at, or is it what was seen already?"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+STRIDE = 4
+"""Every fourth pixel in both directions is compared."""
+BLOCK = 8
+"""Compared pixels are averaged over blocks of this side: 32 x 32 pixels of the frame."""
+THRESHOLD = 2.5
+"""Least mean difference of a block, of 255, that counts as a change."""
+
+
+class DuplicateGate:
+    """Compares block by block and lets the largest difference decide.
+
+    A mean over the whole frame would miss a health bar that drops: few pixels, a great change.
+    The noise of a camera or codec differs everywhere by little and averages out in each block.
+    The comparison is with the last frame that passed, so that slow changes add up.
+    """
+
+    def __init__(self, threshold: float = THRESHOLD) -> None:
+        self._threshold = threshold
+        self._last: np.ndarray | None = None
+
+    def passes(self, image: np.ndarray) -> bool:
+        """Whether the frame (H x W x 3, uint8) differs from the last one that passed."""
+        sample = np.ascontiguousarray(image[::STRIDE, ::STRIDE])
+        last = self._last
+        if last is not None and last.shape == sample.shape:
+            difference = cv2.absdiff(sample, last)
+            height, width = difference.shape[:2]
+            blocks = (max(1, -(-width // BLOCK)), max(1, -(-height // BLOCK)))
+            means = cv2.resize(difference, blocks, interpolation=cv2.INTER_AREA)
+            # The sum of the channels, so that a change of colour alone counts in full.
+            if float(means.sum(axis=2, dtype=np.uint16).max()) < self._threshold * 3:
+                return False
+        self._last = sample
+        return True
+
+    def forget(self) -> None:
+        """Let the next frame pass whatever it shows."""
+        self._last = None

@@ -1,0 +1,288 @@
+"""The worker itself: does what the bot process asks, one channel, the same in any process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from bot.vision.worker.analysis import Analysis, Seat
+from bot.vision.worker.capture import Capture, inbox_for
+from bot.vision.worker.devices import PlaceError, give_back, held, is_out_of_memory, resolve
+from bot.vision.worker.models import ModelError, Sizes, VisionModel, try_out
+from bot.vision.worker.protocol import (
+    Channel,
+    ClipSpec,
+    Consumed,
+    Destination,
+    Done,
+    Dying,
+    Hello,
+    LoadModel,
+    Logged,
+    ModelName,
+    MoveModel,
+    Picture,
+    Ping,
+    Placed,
+    Pong,
+    Progress,
+    Refused,
+    Reply,
+    ReplyEnvelope,
+    Request,
+    SetConcepts,
+    Shutdown,
+    StartCapture,
+    StopCapture,
+    TakePicture,
+    UnloadModel,
+    YoloSpec,
+)
+
+log = logging.getLogger("bot.vision.worker")
+
+Loader = Callable[[YoloSpec | ClipSpec, int], VisionModel]
+
+
+def load_model(spec: YoloSpec | ClipSpec, threads: int) -> VisionModel:
+    """The model of a specification, on the CPU. Imports torch. Raises ``ModelError``."""
+    if isinstance(spec, YoloSpec):
+        from bot.vision.worker.detector import Detector
+
+        return Detector.load(spec, threads)
+    from bot.vision.worker.labeller import Labeller
+
+    return Labeller.load(spec, threads)
+
+
+class VisionWorker:
+    """Captures frames and runs models until the channel ends or a shutdown is asked for.
+
+    Requests that take long (loading, moving) run in threads of their own, one after another
+    for each model, so that a model that loads blocks neither the other one nor a ping.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        threads: int,
+        *,
+        loader: Loader = load_model,
+        die: Callable[[], None] = lambda: None,
+        forward_log: bool = True,
+    ) -> None:
+        self._channel = channel
+        self._threads = threads
+        self._loader = loader
+        self._die = die
+        self._forward_log = forward_log
+        self._analysis = Analysis(self._tell)
+        self._capture: Capture | None = None
+        self._turns: dict[str, threading.Lock] = {
+            "yolo": threading.Lock(),
+            "clip": threading.Lock(),
+        }
+
+    def run(self) -> None:
+        """Serve the channel; returns when it ends."""
+        handler = _ChannelLog(self._tell)
+        logger = logging.getLogger("bot.vision")
+        if self._forward_log:
+            logger.addHandler(handler)
+        self._analysis.start()
+        try:
+            self._tell(Hello(pid=os.getpid()))
+            while (envelope := self._channel.receive()) is not None:
+                if isinstance(envelope.body, Shutdown):
+                    self._answer(envelope.id, Done())
+                    break
+                self._take(envelope.id, envelope.body)
+        except OSError:
+            pass  # nobody is left to talk to
+        finally:
+            logger.removeHandler(handler)
+            self._stop_capture()
+            self._analysis.stop()
+
+    def _tell(self, event: Reply) -> None:
+        self._channel.send(ReplyEnvelope(id=None, body=event))
+        if isinstance(event, Dying):
+            self._die()
+
+    def _answer(self, request: int, answer: Reply, blob: bytes = b"") -> None:
+        self._channel.send(ReplyEnvelope(id=request, body=answer), blob)
+
+    def _take(self, number: int, request: Request) -> None:
+        match request:
+            case Ping():
+                self._answer(number, self._pong())
+            case Consumed():
+                self._analysis.consumed(request.reports)
+                self._answer(number, Done())
+            case StartCapture() | StopCapture() | TakePicture():
+                self._aside(number, "capture", lambda: self._do(request))
+            case LoadModel():
+                self._aside(number, request.spec.kind, lambda: self._do(request))
+            case MoveModel() | UnloadModel():
+                self._aside(number, request.model, lambda: self._do(request))
+            case SetConcepts():
+                self._aside(number, "clip", lambda: self._do(request))
+            case Shutdown():
+                pass
+
+    def _aside(self, number: int, turn: str, work: Callable[[], tuple[Reply, bytes]]) -> None:
+        lock = self._turns.setdefault(turn, threading.Lock())
+
+        def run() -> None:
+            blob = b""
+            with lock:
+                try:
+                    answer, blob = work()
+                except ModelError as error:
+                    answer = Refused(what=error.what, remedy=error.remedy, about="model")
+                except PlaceError as error:
+                    answer = Refused(what=error.what, remedy=error.remedy, about="place")
+                except Exception as error:
+                    log.exception("%s failed", turn)
+                    answer = Refused(what=f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # nobody may be left to talk to
+                self._answer(number, answer, blob)
+
+        threading.Thread(target=run, name=turn, daemon=True).start()
+
+    def _do(self, request: Request) -> tuple[Reply, bytes]:
+        match request:
+            case LoadModel():
+                return self._load(request), b""
+            case MoveModel():
+                return self._move(request.model, request.destination), b""
+            case UnloadModel():
+                self._analysis.remove(request.model)
+                give_back()
+            case SetConcepts():
+                seat = self._analysis.seat("clip")
+                if seat is None:
+                    return Refused(what="CLIP is not loaded"), b""
+                with self._analysis.lock:
+                    model: Any = seat.model
+                    model.use_concepts(request.concepts)
+                    seat.content = -1
+            case StartCapture():
+                self._start_capture(request)
+            case StopCapture():
+                self._stop_capture()
+            case TakePicture():
+                return self._picture()
+            case _:
+                pass
+        return Done(), b""
+
+    # --- models -------------------------------------------------------------------------------
+
+    def _load(self, request: LoadModel) -> Reply:
+        name: ModelName = request.spec.kind
+        self._tell(Progress(model=name, text="opening", fraction=0.1))
+        model = self._loader(request.spec, self._threads)
+        self._tell(Progress(model=name, text="placing", fraction=0.6))
+        answer = self._settle(model, request.destination)
+        if isinstance(answer, Placed):
+            seat = Seat(name, model, request.may_fall_to_cpu, shown_device=answer.device)
+            self._analysis.put(seat)
+            self._tell(Progress(model=name, text="ready", fraction=1.0))
+        return answer
+
+    def _move(self, name: ModelName, destination: Destination) -> Reply:
+        seat = self._analysis.seat(name)
+        if seat is None:
+            return Refused(what=f"{name} is not loaded")
+        with self._analysis.lock:
+            before = seat.model.place
+            answer = self._settle(seat.model, destination)
+            if isinstance(answer, Placed):
+                seat.shown_device = answer.device
+            else:
+                seat.model.move(before)
+            give_back()
+            return answer
+
+    def _settle(self, model: VisionModel, destination: Destination) -> Reply:
+        """Put a model where it shall live and try it there."""
+        place = resolve(destination)
+        try:
+            # A trial computes: it takes its turn with the frames.
+            with self._analysis.lock:
+                model.move(place)
+                sizes = try_out(model)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            shortage = str(error).strip().splitlines()[0][:300]
+        else:
+            return _placed(model, sizes)
+        model.move(resolve(Destination(device="cpu")))
+        give_back()
+        return Refused(what=f"{place.shown} has no room for it: {shortage}", about="memory")
+
+    # --- capture ------------------------------------------------------------------------------
+
+    def _start_capture(self, order: StartCapture) -> None:
+        self._stop_capture()
+        capture = Capture(order, inbox_for(order, self._batch_size()), self._tell)
+        self._capture = capture
+        self._analysis.watch(capture)
+        capture.start()
+
+    def _batch_size(self) -> int:
+        seats = [self._analysis.seat("yolo"), self._analysis.seat("clip")]
+        return max((s.model.batch_size for s in seats if s is not None), default=4)
+
+    def _stop_capture(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.stop()
+            self._analysis.watch(None)
+
+    def _picture(self) -> tuple[Reply, bytes]:
+        latest = self._analysis.latest
+        if latest is None:
+            return Picture(report=None), b""
+        from bot.vision.annotate import annotate
+
+        frame, report = latest
+        return Picture(report=report), annotate(frame.image, report)
+
+    def _pong(self) -> Pong:
+        import psutil
+
+        return Pong(
+            busy_seconds=self._analysis.busy_seconds,
+            counts=self._analysis.counts,
+            held=held(),
+            resident_bytes=psutil.Process().memory_info().rss,
+        )
+
+
+def _placed(model: VisionModel, sizes: Sizes) -> Placed:
+    return Placed(
+        device=model.place.shown,
+        on_card=model.place.on_card,
+        weights_bytes=sizes.weights_bytes,
+        activations_bytes=sizes.activations_bytes,
+        notes=model.notes,
+    )
+
+
+class _ChannelLog(logging.Handler):
+    """Warnings of the worker go to the bot's log."""
+
+    def __init__(self, tell: Callable[[Reply], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell_bot = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # the bot process may be gone, and with it the log
+            self._tell_bot(Logged(level=record.levelno, text=self.format(record)))
