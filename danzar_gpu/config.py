@@ -63,6 +63,29 @@ class GPUMemoryConfig(BaseModel):
         title="LLM processes",
         description="Names of programs whose memory counts towards the LLM's reservation.",
     )
+    main_llm_reservation_min_gb: float = Field(
+        2.0,
+        ge=0,
+        le=1024,
+        title="Least reservation",
+        description="With `auto`: the learned reservation is never smaller.",
+    )
+    main_llm_reservation_max_gb: float = Field(
+        24.0,
+        gt=0,
+        le=1024,
+        title="Largest reservation",
+        description="With `auto`: the learned reservation is never larger (nor than the card).",
+    )
+    main_llm_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]+(:\d+)?(/\S*)?$",
+        title="LLM server",
+        description=(
+            "Address of the LLM's server (`http://127.0.0.1:11434`), asked what it has loaded "
+            "where the driver does not name processes."
+        ),
+    )
     vision_device: CudaDevice = Field(
         default="cuda:1", title="Vision device", description="The card that vision prefers."
     )

@@ -1,8 +1,49 @@
-"""What happened: readings and events, bounded, newest last."""
+"""What happened, kept: readings, events, learned footprints, the LLM's peaks.
+
+In memory everything is bounded; on disk it is one SQLite file (WAL), written by a thread of its
+own in batches, so that neither the event loop nor a reading waits for the disk. A full or
+read-only disk is said once and the manager goes on from memory. A damaged file is set aside under
+a name of its own, never deleted.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from danzar_gpu.ledger import Footprint
+from danzar_gpu.memory import MemorySnapshot
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+FLUSH_SECONDS = 5.0
+SAMPLES_KEPT_SECONDS = 24 * 3600.0
+EVENTS_KEPT_SECONDS = 365 * 24 * 3600.0
+_SCHEMA = """
+CREATE TABLE samples (
+    at REAL NOT NULL, uuid TEXT NOT NULL, total INTEGER NOT NULL, free INTEGER NOT NULL,
+    allocated INTEGER NOT NULL, llm INTEGER NOT NULL
+);
+CREATE INDEX samples_at ON samples (at);
+CREATE TABLE llm_peaks (hour INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TABLE events (at REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX events_at ON events (at);
+CREATE TABLE footprints (
+    at REAL NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, weights INTEGER NOT NULL,
+    activations INTEGER NOT NULL, context INTEGER NOT NULL
+);
+CREATE INDEX footprints_model ON footprints (model, device_name);
+"""
+
+Row = tuple[str, tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +54,188 @@ class Event:
     """Unix time."""
     kind: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a model really took on a kind of card."""
+
+    at: float
+    model: str
+    """Names weights, precision, batch and image size: ``yolo-nano.pt fp16 640px x4``."""
+    device_name: str
+    footprint: Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What an earlier run left behind."""
+
+    measurements: tuple[Measurement, ...] = ()
+    llm_peaks: tuple[tuple[int, int], ...] = ()
+    """(hour since 1970, bytes): the most that the main LLM held in that hour."""
+
+
+class HistoryStore:
+    """The file. ``open`` and ``remembered`` read it; the rest only queues."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trouble: str | None = None
+        """Why nothing is written at present, for people."""
+        self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> Remembered:
+        """Create or check the file, read what matters, start the writer.
+
+        Blocks for the disk; call it before the event loop has work, or in a thread. Never raises:
+        without a usable file the history lives in memory, and ``trouble`` says why.
+        """
+        remembered = Remembered()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                remembered = self._prepare()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._set_aside(error)
+                remembered = self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            self._complain(error)
+            return remembered
+        self._thread = threading.Thread(target=self._write, name="gpu-history", daemon=True)
+        self._thread.start()
+        return remembered
+
+    def close(self) -> None:
+        """Write what is queued. Waits at most a few seconds."""
+        if self._thread is not None:
+            self._rows.put(None)
+            self._thread.join(timeout=5.0)
+            self._thread = None
+
+    def sample(self, snapshot: MemorySnapshot, at: float, llm_bytes: dict[str, int]) -> None:
+        """Keep a reading; ``llm_bytes`` is what the LLM holds by card (UUID)."""
+        for d in snapshot.devices:
+            llm = llm_bytes.get(d.uuid, 0)
+            values = (at, d.uuid, d.total_bytes, d.free_bytes, d.allocated_bytes, llm)
+            self._put("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)", values)
+            if llm:
+                self._put(
+                    "INSERT INTO llm_peaks VALUES (?, ?) "
+                    "ON CONFLICT (hour) DO UPDATE SET bytes = max(bytes, excluded.bytes)",
+                    (int(at // 3600), llm),
+                )
+
+    def event(self, event: Event) -> None:
+        self._put("INSERT INTO events VALUES (?, ?, ?)", (event.at, event.kind, event.text))
+
+    def measurement(self, measured: Measurement) -> None:
+        need = measured.footprint
+        self._put(
+            "INSERT INTO footprints VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                measured.at,
+                measured.model,
+                measured.device_name,
+                need.weights_bytes,
+                need.activations_bytes,
+                need.context_bytes,
+            ),
+        )
+
+    def _put(self, statement: str, values: tuple[object, ...]) -> None:
+        if self._thread is not None:
+            self._rows.put((statement, values))
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=2.0)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def _prepare(self) -> Remembered:
+        with contextlib.closing(self._connect()) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                db.executescript(f"{_SCHEMA}; PRAGMA user_version = {SCHEMA_VERSION};")
+            elif version > SCHEMA_VERSION:
+                raise sqlite3.OperationalError(
+                    f"it was written by a newer Danzar (schema {version})"
+                )
+            if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("the file is damaged")
+            rows = db.execute(
+                "SELECT at, model, device_name, weights, activations, context FROM footprints "
+                "ORDER BY at DESC LIMIT 2000"
+            ).fetchall()
+            peaks = db.execute("SELECT hour, bytes FROM llm_peaks ORDER BY hour").fetchall()
+        return Remembered(
+            tuple(Measurement(r[0], r[1], r[2], Footprint(*r[3:])) for r in reversed(rows)),
+            tuple((hour, size) for hour, size in peaks),
+        )
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
+        self.path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        log.error("%s is damaged (%s): set aside as %s, a new one begins", self.path, error, aside)
+
+    def _complain(self, error: Exception) -> None:
+        words = f"{self.path} can't be written: {error}; history is kept in memory only"
+        if self.trouble is None:
+            log.error("%s", words)
+        self.trouble = words
+
+    def _write(self) -> None:
+        ended = False
+        db: sqlite3.Connection | None = None
+        while not ended:
+            batch, ended = self._next_batch()
+            if not batch:
+                continue
+            try:
+                db = db or self._connect()
+                with db:
+                    for statement, values in batch:
+                        db.execute(statement, values)
+                    self._forget(db)
+            except (OSError, sqlite3.Error) as error:
+                self._complain(error)
+            else:
+                if self.trouble is not None:
+                    log.info("%s can be written again", self.path)
+                self.trouble = None
+        if db is not None:
+            db.close()
+
+    def _next_batch(self) -> tuple[list[Row], bool]:
+        """Everything that comes within the flush interval; and whether it is the last."""
+        batch: list[Row] = []
+        until = time.monotonic() + FLUSH_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            try:
+                row = self._rows.get(timeout=left)
+            except queue.Empty:
+                break
+            if row is None:
+                return batch, True
+            batch.append(row)
+        return batch, False
+
+    def _forget(self, db: sqlite3.Connection) -> None:
+        now = time.time()
+        db.execute("DELETE FROM samples WHERE at < ?", (now - SAMPLES_KEPT_SECONDS,))
+        db.execute("DELETE FROM events WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
+
+
+def percentile(values: Iterable[int], share: float) -> int:
+    """The nearest-rank percentile: the least value that ``share`` (0 to 1) of all don't exceed."""
+    ranked = sorted(values)
+    if not ranked:
+        raise ValueError("a percentile of nothing")
+    rank = max(1, -(-len(ranked) * round(share * 1000) // 1000))
+    return ranked[min(rank, len(ranked)) - 1]
