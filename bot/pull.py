@@ -6,8 +6,8 @@ Fetching is this step and no other: the program itself never loads anything from
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,9 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from bot.exits import Exit
 from bot.settings import Settings
@@ -220,60 +217,33 @@ def _check_config(config: Path, name: str) -> None:
 
 
 def _fetch_from_hub(repository: str, file: str, folder: Path) -> Path:
-    """One file from the hub, with a progress bar on standard error."""
+    """One file from the hub; its library shows a progress bar on standard error."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    import httpx
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import build_hf_headers
-
-    url = hf_hub_url(repository, file)
-    path = folder / file
-    try:
-        about = get_hf_file_metadata(url)
-        # The hub's token is for the hub; the file may lie on another host.
-        headers = build_hf_headers() if about.location == url else {}
-        with httpx.stream(
-            "GET", about.location, headers=headers, follow_redirects=True, timeout=30
-        ) as response:
-            response.raise_for_status()
-            _save(response, path, about.size, file)
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403, 404):
-            raise PullError(
-                f"the hub has no {file} in {repository} that may be read (HTTP {status}); check "
-                "the name"
-            ) from error
-        raise PullError(_unreachable(error)) from error
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise PullError(_unreachable(error)) from error
-    return path
-
-
-def _save(response: Any, path: Path, size: int | None, label: str) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+    # Its retries would fill the screen; how it ends is told below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    print(f"fetching {file} from {repository} ...", file=sys.stderr)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
     )
-    with (
-        Progress(*columns, console=Console(stderr=True)) as bars,
-        path.open("wb") as out,
-    ):
-        task = bars.add_task(label, total=size)
-        for chunk in response.iter_bytes(1 << 20):
-            out.write(chunk)
-            bars.advance(task, len(chunk))
-    if size is not None and path.stat().st_size != size:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise PullError(f"{label} came in incomplete; try again")
+
+    try:
+        return Path(hf_hub_download(repository, file, local_dir=folder))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError, but it means: no network
+        raise PullError(_unreachable(error.__cause__ or error)) from error
+    except (EntryNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
+        raise PullError(
+            f"the hub has no {file} in {repository} that may be read; check the name, or log in "
+            "there first (`hf auth login`)"
+        ) from error
+    except Exception as error:  # the hub's HTTP library changes with its versions
+        raise PullError(_unreachable(error)) from error
 
 
-def _unreachable(error: Exception) -> str:
+def _unreachable(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     why = f"{type(error).__name__}{': ' + lines[0][:160] if lines else ''}"
     return (

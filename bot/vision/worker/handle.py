@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 CLOSE_SECONDS = 3.0
+LAST_BREATH_SECONDS = 1.0
 NEW_PROCESS_GROUP = 0x200
 """Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
 _ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -223,14 +225,26 @@ class ProcessWorker(WorkerHandle):
             pass
         except ProtocolError as error:
             self._last_words = f"it sent nonsense: {str(error)[:200]}"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_BREATH_SECONDS):
+                await self._process.wait()
+        self._strike()
         status = await self._process.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.wait([self._tasks[1]])
         self._lost(self._obituary(status))
+
+    def _strike(self) -> None:
+        """SIGKILL, which ends a stopped process, too."""
+        if self._process.returncode is not None:
+            return
+        if os.name == "posix":
+            # Popen.kill would reap the child before asyncio can, which then reports 255.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
 
     def _obituary(self, status: int) -> str:
         if self._why:
@@ -250,8 +264,7 @@ class ProcessWorker(WorkerHandle):
     async def kill(self, why: str) -> None:
         if self.alive:
             self._why = self._why or f"the vision worker was ended: {why}"
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._strike()
         await self.wait_gone()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._process.stdin is not None:
