@@ -1,0 +1,256 @@
+"""``python -m bot ...`` as a person or a program runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.exits import Exit
+from tests.bot.running import danzar
+from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
+
+
+def device_figures(device: dict[str, Any]) -> tuple[float, float, float, float, float]:
+    sizes = (device[f"{key}_bytes"] for key in ("allocated", "reserved", "free", "total"))
+    a, r, f, t = (round(size / gib(1), 1) for size in sizes)
+    return a, r, f, t, device["utilization_percent"]
+
+
+def test_status_json_gives_the_guides_figures(standin_nvml: StandinNvml) -> None:
+    standin_nvml.write(GUIDE)
+    done = danzar("status", "--json", env=standin_nvml.environment())
+    assert done.returncode == Exit.OK, done.stderr
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"source", "devices", "best_vision_device", "recommendations"}
+    assert answer["source"] == "nvml"
+    assert [device_figures(d) for d in answer["devices"]] == [
+        (6.2, 7.1, 4.9, 12.0, 59.2),
+        (1.8, 2.1, 9.9, 12.0, 17.5),
+    ]
+    first = answer["devices"][0]
+    assert set(first) == {
+        "index",
+        "uuid",
+        "name",
+        "total_bytes",
+        "free_bytes",
+        "reserved_bytes",
+        "allocated_bytes",
+        "utilization_percent",
+        "processes",
+    }
+    assert first["name"] == "RTX 4070"
+    assert {"pid": 4_200_011, "name": "ollama", "used_bytes": gib(5.6)} in first["processes"]
+    assert answer["best_vision_device"]["device"] == "cuda:1"
+    assert answer["recommendations"] == ["All GPU devices have adequate memory"]
+
+
+def test_status_for_people_is_the_guides_text(standin_nvml: StandinNvml) -> None:
+    standin_nvml.write(GUIDE)
+    done = danzar("status", env=standin_nvml.environment())
+    assert done.stdout.startswith(
+        "🎯 GPU Memory Status:\n"
+        "\n"
+        "Device 0 (RTX 4070):\n"
+        "  📊 Allocated: 6.2GB\n"
+        "  📊 Reserved: 7.1GB\n"
+        "  📊 Free: 4.9GB\n"
+        "  📊 Total: 12.0GB\n"
+        "  📊 Utilization: 59.2%\n"
+        "\n"
+        "Device 1 (RTX 4070 SUPER):\n"
+        "  📊 Allocated: 1.8GB\n"
+    )
+    assert "💡 Recommendations:\n  • All GPU devices have adequate memory\n" in done.stdout
+    assert "Device: cuda:1\nReason: Device 1 (RTX 4070 SUPER) available with 9.9GB free" in (
+        done.stdout
+    )
+    assert "simulated" not in done.stdout
+
+
+def second_card_full(first_processes: tuple[Process, ...]) -> Any:
+    """Card 1 with half a gigabyte free; card 0 with these programs and nothing else."""
+    super_card = GUIDE.cards[1].using(Process(4_200_031, gib(11.5), "/games/big"))
+    return GUIDE.with_card(0, GUIDE.cards[0].using(*first_processes)).with_card(1, super_card)
+
+
+def test_a_loaded_llm_leaves_room_beside_its_promise(standin_nvml: StandinNvml) -> None:
+    # 7.5 of the promised 8 GB are there already: 4.5 free, less 0.5 of promise.
+    standin_nvml.write(second_card_full((Process(4_200_011, gib(7.5), "/usr/bin/ollama"),)))
+    done = danzar("status", "--json", env=standin_nvml.environment())
+    assert json.loads(done.stdout)["best_vision_device"]["device"] == "cuda:0"
+
+
+def test_an_unknown_program_leaves_the_whole_promise(standin_nvml: StandinNvml) -> None:
+    standin_nvml.write(second_card_full((Process(4_200_011, gib(7.5), "/usr/bin/renderer"),)))
+    done = danzar("status", "--json", env=standin_nvml.environment())
+    best = json.loads(done.stdout)["best_vision_device"]
+    assert best["device"] == "cpu"
+    assert "No GPU devices available with sufficient memory" in best["reason"]
+
+
+def test_no_driver_is_told_and_never_simulated(standin_nvml: StandinNvml) -> None:
+    standin_nvml.remove()
+    done = danzar("status", "--json", env=standin_nvml.environment())
+    answer = json.loads(done.stdout)
+    assert done.returncode == Exit.OK
+    assert (answer["source"], answer["devices"]) == ("none", [])
+    assert answer["best_vision_device"]["device"] == "cpu"
+    words = danzar("status", env=standin_nvml.environment()).stdout
+    assert "No NVIDIA driver answers here" in words
+    assert "simulated" not in words
+
+
+def test_a_driver_that_fails_is_an_error_of_its_own(standin_nvml: StandinNvml) -> None:
+    standin_nvml.write(GUIDE.with_faults(Fault(code=15)))
+    done = danzar("status", "--probe", "nvml", "--json", env=standin_nvml.environment())
+    assert done.returncode == Exit.PROBE
+    assert "GPU is lost" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_simulated_rig_is_shown_when_asked_for_and_says_so() -> None:
+    done = danzar("--probe", "simulated", "status")
+    assert done.returncode == Exit.OK
+    assert done.stdout.startswith("🎯 GPU Memory Status (simulated):")
+    assert json.loads(danzar("status", "--json", "--probe", "simulated").stdout)["source"] == (
+        "simulated"
+    )
+
+
+@pytest.mark.parametrize("command", [["status"], ["demo"], ["run"], ["config", "check"], []])
+def test_an_unknown_key_is_refused_by_file_and_line(command: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("gpu_memory:\n  vision_devise: cuda:1\n", encoding="utf-8")
+    done = danzar(*command, "--config", str(config))
+    assert done.returncode == Exit.CONFIGURATION
+    assert f"{config}:2: gpu_memory.vision_devise" in done.stderr
+    assert "Nothing was started" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_check_and_show(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("yolo:\n  confidence_threshold: 0.75\n", encoding="utf-8")
+    checked = danzar("config", "check", "--config", str(config))
+    assert (checked.returncode, checked.stdout) == (Exit.OK, f"{config}: all is well.\n")
+    shown = danzar("config", "show", "--config", str(config))
+    assert "confidence_threshold: 0.75" in shown.stdout
+    config.write_text(shown.stdout, encoding="utf-8")
+    assert danzar("config", "check", "--config", str(config)).returncode == Exit.OK
+
+
+@pytest.mark.parametrize(
+    "wrong", [["nonsense"], ["demo", "--port", "70000"], ["demo", "--seconds", "-1"]]
+)
+def test_a_wrong_command_line_is_explained(wrong: list[str]) -> None:
+    done = danzar(*wrong)
+    assert done.returncode == Exit.CONFIGURATION
+    assert "usage: danzar" in done.stderr
+
+
+def test_help_and_version() -> None:
+    helped = danzar("--help")
+    assert helped.returncode == Exit.OK
+    for command in ("run", "demo", "status", "doctor", "watch", "models", "config"):
+        assert f"\n    {command} " in helped.stdout
+    assert danzar("--version").stdout.startswith("danzar ")
+
+
+def test_an_empty_token_file_is_a_matter_of_its_own(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("\n", encoding="utf-8")
+    done = danzar("run", env={**os.environ, "DISCORD_TOKEN_FILE": str(secret)})
+    assert done.returncode == Exit.TOKEN
+    assert "is empty" in done.stderr
+
+
+def doctor(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    done = danzar("doctor", "--json", *arguments, env=env)
+    return done.returncode, json.loads(done.stdout)
+
+
+def findings(report: dict[str, Any], check: str) -> list[dict[str, str]]:
+    return [c for c in report["checks"] if c["check"] == check]
+
+
+def test_doctor_reports_a_broken_configuration_and_goes_on(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("yolo:\n  speed: 3\n", encoding="utf-8")
+    status, report = doctor("--config", str(config))
+    assert status == Exit.FAILED
+    assert report["ok"] is False
+    [found] = findings(report, "configuration")
+    assert found["state"] == "failure"
+    assert f"{config}:2: yolo.speed" in found["what"]
+    assert findings(report, "capture")
+
+
+def test_doctor_finds_what_does_not_fit(standin_nvml: StandinNvml, tmp_path: Path) -> None:
+    standin_nvml.write(GUIDE)
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "gpu_memory:\n"
+        "  vision_device: cuda:5\n"
+        "  main_llm_memory_reservation_gb: 24\n"
+        "capture:\n"
+        "  source: video\n"
+        "  path: no-such-file.mp4\n"
+        "yolo:\n"
+        "  model_path: no-such-model.pt\n",
+        encoding="utf-8",
+    )
+    token = "no token at all"
+    status, report = doctor(
+        "--config", str(config), env=standin_nvml.environment(DISCORD_TOKEN=token)
+    )
+    assert status == Exit.FAILED
+    by_check = {c["check"]: c for c in report["checks"] if c["state"] == "failure"}
+    assert "24GB are reserved on Device 0" in by_check["reservation"]["what"]
+    assert "no-such-file.mp4" in by_check["capture"]["what"]
+    models = " ".join(c["what"] for c in findings(report, "model") if c["state"] == "failure")
+    assert "no-such-model.pt is missing" in models
+    assert "does not look like one" in by_check["token"]["what"]
+    assert all(c["remedy"] for c in by_check.values())
+    assert token not in json.dumps(report)
+    [vision_device] = [c for c in findings(report, "device") if c["state"] == "warning"]
+    assert "vision_device is cuda:5" in vision_device["what"]
+    # The stand-in's cards exist for the driver alone.
+    assert findings(report, "mapping")[0]["state"] == "warning"
+
+
+def test_doctor_calls_a_machine_without_a_card_fit(
+    standin_nvml: StandinNvml, tmp_path: Path
+) -> None:
+    standin_nvml.remove()
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "capture:\n  source: scene\nyolo:\n  enabled: false\nclip:\n  enabled: false\n",
+        encoding="utf-8",
+    )
+    status, report = doctor("--config", str(config), env=standin_nvml.environment())
+    assert [c for c in report["checks"] if c["state"] == "failure"] == []
+    assert (status, report["ok"]) == (Exit.OK, True)
+    [driver] = findings(report, "driver")
+    assert driver["state"] == "warning"
+    assert "vision runs on the CPU" in driver["what"]
+    assert findings(report, "token")[0]["state"] == "warning"
+
+
+def test_doctor_fails_where_vision_would_be_refused(
+    standin_nvml: StandinNvml, tmp_path: Path
+) -> None:
+    crowded = replace(GUIDE.cards[0], free_bytes=gib(0.5), processes=())
+    standin_nvml.write(GUIDE.with_card(0, crowded).with_card(1, replace(crowded, uuid="GPU-2")))
+    config = tmp_path / "mine.yaml"
+    config.write_text("gpu_memory:\n  fallback_to_cpu: false\n", encoding="utf-8")
+    status, report = doctor("--config", str(config), env=standin_nvml.environment())
+    assert status == Exit.FAILED
+    [placement] = findings(report, "placement")
+    assert placement["state"] == "failure"
+    assert "vision would be refused" in placement["what"]
