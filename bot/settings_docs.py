@@ -36,6 +36,12 @@ The Discord token is never in this file: it comes from the environment variable 
 or from a file that `DISCORD_TOKEN_FILE` names.
 """
 
+KINDS_OF_TEXT = {
+    "^cuda:": "device such as `cuda:0`",
+    "^https": "address with `http://` or `https://`",
+}
+"""What a text must be, by the beginning of its pattern."""
+
 LONGEST_DEFAULT = 60
 """Characters; what is longer stands below its section's table."""
 
@@ -112,9 +118,7 @@ def _type(schema: dict[str, Any]) -> str:
     if kind == "object":
         return f"names, each with a {_type(schema['additionalProperties'])}"
     if kind == "string":
-        if "pattern" in schema:
-            return f"device such as `{schema['examples'][0]}`"
-        return "text"
+        return KINDS_OF_TEXT.get(str(schema.get("pattern"))[:6], "text")
     number = "whole number" if kind == "integer" else "number"
     return ", ".join([number, *_bounds(schema)])
 

@@ -53,6 +53,10 @@ def _expectation(error: Any) -> str:
     match error["type"]:
         case "string_pattern_mismatch" if str(context.get("pattern")).startswith("^cuda:"):
             return "a device such as cuda:0"
+        case "string_pattern_mismatch" if str(context.get("pattern")).startswith("^https"):
+            return "an address with http:// or https://"
+        case "string_pattern_mismatch":
+            return f"of the form {context.get('pattern')}"
         case "literal_error":
             return str(context["expected"])
         case "model_type" | "dict_type":

@@ -64,21 +64,21 @@ class GPUMemoryConfig(BaseModel):
         description="Names of programs whose memory counts towards the LLM's reservation.",
     )
     main_llm_reservation_min_gb: float = Field(
-        2.0,
+        default=2.0,
         ge=0,
         le=1024,
         title="Least reservation",
         description="With `auto`: the learned reservation is never smaller.",
     )
     main_llm_reservation_max_gb: float = Field(
-        24.0,
+        default=24.0,
         gt=0,
         le=1024,
         title="Largest reservation",
         description="With `auto`: the learned reservation is never larger (nor than the card).",
     )
     main_llm_endpoint: str | None = Field(
-        None,
+        default=None,
         pattern=r"^https?://[^\s/]+(:\d+)?(/\S*)?$",
         title="LLM server",
         description=(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
+import discord
 import pytest
 import yaml
 
+from bot.__main__ import build_parser
 from bot.settings import Settings, parse
 from bot.settings_docs import page
+from tests.standin import GUIDE, StandinNvml
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "models").glob("*.md")]
 )
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -64,3 +73,112 @@ def test_every_relative_link_leads_to_a_file(path: Path) -> None:
         if target.startswith(("http://", "https://", "#")):
             continue
         assert (path.parent / target.split("#")[0]).exists(), f"{path.name}: {target}"
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_library_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cuda:1: Device 1 (RTX 4070 SUPER) available")
+
+
+def test_the_readmes_status_is_what_the_program_prints(standin_nvml: StandinNvml) -> None:
+    (shown,) = re.findall(r"^```\n(🎯.*?)^```", README, re.MULTILINE | re.DOTALL)
+    standin_nvml.write(GUIDE)
+    done = subprocess.run(
+        [sys.executable, "-m", "bot", "status"],
+        cwd=ROOT,
+        env=standin_nvml.environment(PYTHONIOENCODING="utf-8"),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(shown)
+
+
+def test_the_readmes_refusal_is_what_the_program_says() -> None:
+    (shown,) = re.findall(r"^config/vision_config\.yaml:.*$", README, re.MULTILINE)
+    assert shown in page()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/danzar ([^#\n]+)", README, re.MULTILINE))
+def test_the_readmes_command_lines_are_understood(line: str) -> None:
+    words = line.split()
+    assert build_parser(words).parse_args(words).command == words[0]
+
+
+def test_the_readme_names_the_commands_that_there_are() -> None:
+    named = set(re.findall(r"`!(\w+(?: \w+)?)`", README))
+    cogs = (ROOT / "cogs").glob("*.py")
+    words = {
+        word
+        for cog in cogs
+        for word in re.findall(r'(?:command|group)\(\s*name="(\w+)"', cog.read_text("utf-8"))
+    } | {"help", "here", "everywhere"}
+    assert {word for command in named for word in command.split()} <= words
+    assert {"gpu status", "gpu vision", "gpu monitor", "gpu log", "vision look"} <= named
+
+
+def test_the_invitation_asks_for_what_the_bot_needs_and_no_more() -> None:
+    (value,) = re.findall(r"permissions=(\d+)", README)
+    needed = discord.Permissions(
+        view_channel=True,
+        send_messages=True,
+        embed_links=True,
+        attach_files=True,
+        read_message_history=True,
+    )
+    assert int(value) == needed.value
+
+
+def test_the_licence_is_the_whole_agpl() -> None:
+    # The Free Software Foundation's own text, line ends aside.
+    text = (ROOT / "LICENSE").read_bytes().replace(b"\r\n", b"\n")
+    known = "0d96a4ff68ad6d4b6f1f30f713b18d5184912ba8dd389f86aa7710db079abcb0"
+    assert hashlib.sha256(text).hexdigest() == known
+
+
+def test_the_image_copies_what_exists_and_installs_the_projects_dependencies() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for sources in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+    (program,) = re.findall(r"RUN python -c '(.+?)' >", dockerfile)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == PROJECT["project"]["dependencies"]
+    packages = {
+        name.removesuffix("*")
+        for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    copied = set(re.findall(r"^COPY (\w+) \w+$", dockerfile, re.MULTILINE))
+    assert packages <= copied
+
+
+def test_the_composition_gives_the_cards_and_keeps_the_token_out() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+    def cards(name: str) -> dict[str, object]:
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+        return device
+
+    assert cards("danzar")["count"] == "all"
+    assert cards("ollama")["device_ids"] == ["0"]
+    assert services["ollama"]["profiles"] == ["ollama"]
+    assert services["danzar"]["environment"] == {"DISCORD_TOKEN_FILE": "/run/secrets/discord_token"}
+    for ignored in (".gitignore", ".dockerignore"):
+        lines = (ROOT / ignored).read_text(encoding="utf-8").splitlines()
+        assert "discord_token*" in lines or "*" in lines
