@@ -15,23 +15,31 @@ from dataclasses import replace
 
 from danzar_gpu import advice, report
 from danzar_gpu.admission import Admission, Policy, Ticket
-from danzar_gpu.config import GPUMemoryConfig
-from danzar_gpu.history import Event
+from danzar_gpu.config import GPUMemoryConfig, device_index
+from danzar_gpu.history import Event, HistoryStore, Measurement
+from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
+from danzar_gpu.llm_server import LlmServerState, ask_server
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
-from danzar_gpu.placement import Placement, Room, can_use
+from danzar_gpu.placement import Placement, Room, can_use, llm_held_bytes
 from danzar_gpu.probes import MemoryProbe, ProbeError
 
 log = logging.getLogger(__name__)
+
+STORED_EVERY_SECONDS = 10.0
+"""Under pressure readings come each second; the file needs fewer."""
+SERVER_ASKED_EVERY_SECONDS = 5.0
+RELEARNED_BYTES = 256 * 1024**2
+"""A learned reservation that changes by less is not worth a word."""
 
 
 class GPUMemoryManager:
     """Sees what every process holds, keeps the main LLM's reservation free, places models.
 
     ``clock`` gives monotonic seconds, ``wall`` Unix time; both are injected so that tests and the
-    simulator own time.
+    simulator own time. ``store`` keeps history and learned footprints on disk.
     """
 
     def __init__(
@@ -41,11 +49,21 @@ class GPUMemoryManager:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        store: HistoryStore | None = None,
     ) -> None:
         self.config = config
         self.history: deque[MemorySnapshot] = deque(maxlen=config.history_samples)
         self.events: deque[Event] = deque(maxlen=500)
         self.last_error: str | None = None
+        self.llm_server: LlmServerState | None = None
+        """What the LLM's server last said, where ``main_llm_endpoint`` is set."""
+        self.learned_reservation: LearnedReservation | None = None
+        """With ``main_llm_memory_reservation_gb: auto``: what was learned, and why."""
+        self._store = store
+        self._stored_at = float("-inf")
+        self._book = FootprintBook()
+        self._peaks = PeakRecorder()
+        self._models: dict[int, str] = {}
         self._probe = probe
         self._clock = clock
         self._wall = wall
@@ -64,6 +82,10 @@ class GPUMemoryManager:
 
     async def start(self) -> None:
         """Take the first reading and begin polling, if the configuration says so."""
+        if self._store is not None:
+            remembered = await asyncio.to_thread(self._store.open)
+            self._book = FootprintBook(remembered.measurements)
+            self._peaks = PeakRecorder(remembered.llm_peaks)
         with contextlib.suppress(ProbeError):  # noted as an event; the poller tries again
             await self.refresh(max_age=0)
         if self.config.enable_memory_monitoring:
@@ -78,6 +100,8 @@ class GPUMemoryManager:
         for lease in tuple(self._leases.values()):
             self.release(lease)
         self._reader.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
 
     @property
     def monitoring_enabled(self) -> bool:
@@ -155,12 +179,13 @@ class GPUMemoryManager:
         if self.last_error is not None:
             self.last_error = None
             self._note("reading-back", "GPU memory is read again")
-        return self._accept(raw)
+        return self._accept(await self._with_servers_word(raw))
 
     def _accept(self, raw: MemorySnapshot) -> MemorySnapshot:
         self._raw = raw
         snapshot = self._with_ours(raw)
         self.history.append(snapshot)
+        self._learn(snapshot)
         for alert in advice.utilization_alerts(self._alerts, snapshot, self.config):
             if alert.raised:
                 self._alerts.add(alert.key)
@@ -175,6 +200,43 @@ class GPUMemoryManager:
             except Exception:
                 log.exception("a subscriber of GPU readings failed; the others go on")
         return snapshot
+
+    async def _with_servers_word(self, raw: MemorySnapshot) -> MemorySnapshot:
+        """Where the driver names no processes, what the LLM's server says it holds."""
+        endpoint = self.config.main_llm_endpoint
+        if endpoint is None:
+            return raw
+        known = self.llm_server
+        if known is None or self._clock() - known.read_at >= SERVER_ASKED_EVERY_SECONDS:
+            known = self.llm_server = await ask_server(endpoint, self._clock())
+        device = raw.device(self.config.main_llm_index)
+        if device is None or not known.vram_bytes:
+            return raw
+        if any(p.used_bytes is not None for p in device.processes or ()):
+            return raw  # the driver keeps accounts: its word counts
+        name = self.config.main_llm_processes[0] if self.config.main_llm_processes else "llm"
+        held = min(known.vram_bytes, device.reserved_bytes)
+        row = GpuProcess(0, f"{name} (by its server's word)", held)
+        told = replace(device, processes=(*(device.processes or ()), row))
+        return replace(raw, devices=tuple(told if d is device else d for d in raw.devices))
+
+    def _learn(self, snapshot: MemorySnapshot) -> None:
+        """Remember the LLM's peak; with ``auto`` its reservation follows."""
+        device = snapshot.device(self.config.main_llm_index)
+        held = llm_held_bytes(device, self.config) if device is not None else 0
+        self._peaks.add(self._wall(), held)
+        if device is not None and self.config.main_llm_memory_reservation_gb == "auto":
+            before = self.learned_reservation
+            learned = self._peaks.reservation(self.config, device.total_bytes)
+            self.learned_reservation = learned
+            self._admission.reservation_bytes = learned.size_bytes
+            if before is None or abs(learned.size_bytes - before.size_bytes) >= RELEARNED_BYTES:
+                self._note("reservation", f"kept free for the main LLM: {learned.reason}")
+        due = snapshot.taken_at - self._stored_at >= STORED_EVERY_SECONDS
+        if self._store is not None and due and not snapshot.simulated:
+            self._stored_at = snapshot.taken_at
+            llm = {device.uuid: held} if device is not None else {}
+            self._store.sample(snapshot, self._wall(), llm)
 
     def subscribe(self, callback: Callable[[MemorySnapshot], None]) -> Callable[[], None]:
         """Call ``callback`` with each new reading, on the event loop; returns the way out."""
@@ -313,6 +375,7 @@ class GPUMemoryManager:
         name: str,
         need: Footprint,
         *,
+        model: str = "",
         holder: str = "",
         priority: int = 0,
         policy: Policy = "cpu",
@@ -323,6 +386,7 @@ class GPUMemoryManager:
         lease = await self.acquire(
             name,
             need,
+            model=model,
             holder=holder,
             priority=priority,
             policy=policy,
@@ -339,6 +403,7 @@ class GPUMemoryManager:
         name: str,
         need: Footprint,
         *,
+        model: str = "",
         holder: str = "",
         priority: int = 0,
         policy: Policy = "cpu",
@@ -347,6 +412,9 @@ class GPUMemoryManager:
     ) -> Lease:
         """Admit a model.
 
+        ``model`` names weights, precision, batch and image size: what was measured for it before
+        replaces ``need``, the prediction.
+
         ``policy``: ``cpu`` takes a card, else the CPU; ``wait`` queues until a card has room, in
         order of priority, then arrival, for at most ``timeout`` seconds; ``fail`` takes a card or
         raises at once.
@@ -354,6 +422,8 @@ class GPUMemoryManager:
         Raises:
             AdmissionRefused: no device may be used (or not within ``timeout``), and why.
         """
+        if model:
+            need = self.expected_footprint(model, need)
         request = Request(name, need, holder, priority, min_residency)
         # Decided on a fresh reading: a minute ago the card may have been empty. If it can't be
         # read the old one's age counts against it.
@@ -378,7 +448,14 @@ class GPUMemoryManager:
         self._admission.give_up(ticket, self._clock())
         if ticket.record is None:
             raise AdmissionRefused(name, ticket.refused or Placement(None, "nothing was decided"))
+        self._models[ticket.record.lease_id] = model
         return self._leases[ticket.record.lease_id]
+
+    def expected_footprint(self, model: str, predicted: Footprint) -> Footprint:
+        """What was measured for ``model``, a high percentile of it; else the prediction."""
+        snapshot = self.snapshot
+        device = snapshot.device(self.config.vision_index) if snapshot is not None else None
+        return self._book.expected(model, device.name if device else None) or predicted
 
     def _withdraw(self, ticket: Ticket) -> None:
         """Whoever asked is gone: the lease that it may have got meanwhile is given back."""
@@ -416,6 +493,13 @@ class GPUMemoryManager:
             gib(record.request.need.total_bytes),
         )
         self._admission.measured(record, footprint, self._clock())
+        device = self.get_device_memory_info(device_index(lease.device)) if record.uuid else None
+        if device is None or device.source == "simulated" or not self._models.get(lease.lease_id):
+            return  # nothing was measured on a card
+        measured = Measurement(self._wall(), self._models[lease.lease_id], device.name, footprint)
+        self._book.add(measured)
+        if self._store is not None:
+            self._store.measurement(measured)
 
     def release(self, lease: Lease) -> None:
         """For leases: the right is given back. Idempotent."""
@@ -423,6 +507,7 @@ class GPUMemoryManager:
             return
         lease.released = True
         self._leases.pop(lease.lease_id, None)
+        self._models.pop(lease.lease_id, None)
         if (record := self._ledger.get(lease.lease_id)) is not None:
             self._admission.release(record, self._clock())
             if not self._closed:
@@ -443,5 +528,8 @@ class GPUMemoryManager:
         self._monitor.hurry()
 
     def _note(self, kind: str, text: str, level: int = logging.INFO) -> None:
-        self.events.append(Event(self._wall(), kind, text))
+        event = Event(self._wall(), kind, text)
+        self.events.append(event)
+        if self._store is not None and self.source != "simulated":
+            self._store.event(event)
         log.log(level, "%s", text)

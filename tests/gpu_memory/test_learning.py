@@ -1,0 +1,208 @@
+"""What is learned, kept on disk, and asked of the LLM's server."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager
+from danzar_gpu.history import HistoryStore, Measurement, percentile
+from danzar_gpu.learning import FootprintBook, PeakRecorder
+from danzar_gpu.llm_server import ask_server
+from danzar_gpu.memory import GIB
+from tests.gpu_memory.rig import Card, Rig, ScriptedProbe, gb
+
+AUTO = GPUMemoryConfig(main_llm_memory_reservation_gb="auto")
+HOUR = 3600.0
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1), st.floats(0.01, 1))
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(
+    values: list[int], share: float
+) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(v <= found for v in values) >= len(values) * share - 0.001 * len(values) - 1e-9
+
+
+def test_a_measured_footprint_outlives_a_restart_and_replaces_the_prediction(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "history.sqlite3"
+    store = HistoryStore(path)
+    assert store.open().measurements == ()
+    for size in (0.4, 0.5, 0.6):
+        measured = Measurement(1.0, "yolo fp16", "RTX 4070", Footprint.of_gb(size))
+        store.measurement(measured)
+    store.close()
+    again = HistoryStore(path)
+    book = FootprintBook(again.open().measurements)
+    again.close()
+    assert book.expected("yolo fp16", "RTX 4070") == Footprint.of_gb(0.6)
+    assert book.expected("yolo fp16", "another card") == Footprint.of_gb(0.6)
+    assert book.expected("unknown") is None
+
+
+async def test_the_manager_learns_from_a_lease_and_uses_it_next_time(tmp_path: Path) -> None:
+    for prediction, expected in ((1.5, 1.5), (1.5, 0.4)):
+        store = HistoryStore(tmp_path / "history.sqlite3")
+        manager = GPUMemoryManager(
+            GPUMemoryConfig(enable_memory_monitoring=False),
+            ScriptedProbe(Card("A"), Card("B")),
+            store=store,
+        )
+        await manager.start()
+        need = Footprint.of_gb(prediction)
+        async with manager.lease("yolo", need, model="yolo-nano.pt fp16") as lease:
+            assert lease.need == Footprint.of_gb(expected)
+            lease.measured(Footprint.of_gb(0.4))
+        await manager.close()
+
+
+def test_the_reservation_follows_the_llms_peak_within_its_bounds() -> None:
+    peaks = PeakRecorder()
+    assert peaks.reservation(AUTO, 12 * GIB).size_bytes == 8 * GIB
+    for hour in range(5):
+        peaks.add(hour * HOUR, gb(5.0))
+    learned = peaks.reservation(AUTO, 12 * GIB)
+    assert learned.size_bytes == pytest.approx(gb(5.5), rel=1e-6)
+    assert learned.reason == "5.5GB: the LLM's peak of 5.0GB in 5 hours, and a tenth more"
+    peaks.add(5 * HOUR, gb(11.9))
+    assert peaks.reservation(AUTO, 12 * GIB).size_bytes == 12 * GIB
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.floats(0, 40)), max_size=60))
+def test_a_learned_reservation_never_leaves_its_bounds(seen: list[tuple[int, float]]) -> None:
+    peaks = PeakRecorder()
+    for hour, size in seen:
+        peaks.add(hour * HOUR, gb(size))
+    assert 2 * GIB <= peaks.reservation(AUTO, 24 * GIB).size_bytes <= 24 * GIB
+
+
+async def test_auto_is_said_and_used() -> None:
+    llm = Card("A", programs={"ollama": 4.0})
+    async with Rig(llm, Card("B"), main_llm_memory_reservation_gb="auto") as rig:
+        hours = iter(range(100))
+        rig.manager._wall = lambda: next(hours) * HOUR  # pyright: ignore[reportPrivateUsage]
+        await rig.step(times=5)
+        assert rig.manager.rooms()[0].outstanding == pytest.approx(gb(0.4), abs=2)
+        assert any("the LLM's peak of 4.0GB" in text for text in rig.events("reservation"))
+
+
+def test_a_damaged_file_is_set_aside_not_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "history.sqlite3"
+    path.write_bytes(b"this is no database" * 1000)
+    store = HistoryStore(path)
+    store.open()
+    store.close()
+    (aside,) = tmp_path.glob("history.sqlite3.damaged-*")
+    assert aside.read_bytes().startswith(b"this is no database")
+    assert "set aside" in caplog.text
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_folder_that_cannot_be_written_leaves_history_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    store = HistoryStore(tmp_path / "file" / "history.sqlite3")
+    store.open()
+    store.measurement(Measurement(0, "m", "d", Footprint()))
+    store.close()
+    assert store.trouble is not None
+    assert "kept in memory only" in store.trouble
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def server(**paths: Any) -> AsyncIterator[str]:
+    """A local HTTP server that answers these paths (``api_ps``, ``v1_models``) as given."""
+    app = web.Application()
+
+    def answer(body: Any) -> Handler:
+        async def handle(_: web.Request) -> web.StreamResponse:
+            if isinstance(body, str):
+                return web.Response(text=body)
+            return web.json_response(body)
+
+        return handle
+
+    for path, body in paths.items():
+        app.router.add_get("/" + path.replace("_", "/"), answer(body))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+OLLAMA = {"models": [{"name": "qwen2.5:7b", "size": 9 * GIB, "size_vram": gb(7.5)}]}
+
+
+async def test_ollama_tells_what_is_loaded_and_how_large() -> None:
+    async with server(api_ps=OLLAMA) as address:
+        state = await ask_server(address, 1.0)
+    assert (state.names, state.vram_bytes, state.error) == ("qwen2.5:7b", gb(7.5), None)
+
+
+async def test_an_openai_server_tells_names() -> None:
+    async with server(v1_models={"data": [{"id": "llama"}]}) as address:
+        state = await ask_server(address + "/", 1.0)
+    assert (state.names, state.vram_bytes) == ("llama", 0)
+
+
+@pytest.mark.parametrize("body", ["no json", [], {"models": 7}, {"models": [3, {"size_vram": -1}]}])
+async def test_a_strange_answer_is_no_reason_to_fall(body: Any) -> None:
+    async with server(api_ps=body) as address:
+        assert (await ask_server(address, 1.0)).vram_bytes == 0
+    assert (await ask_server(address, 1.0)).error
+
+
+async def test_the_servers_word_counts_only_where_the_driver_is_silent() -> None:
+    silent = Card("A", programs={"": 7.5})
+    async with server(api_ps=OLLAMA) as address:
+        async with Rig(silent, Card("B"), main_llm_endpoint=address) as told:
+            # The card's account is kept under no name: the driver does tell sizes.
+            assert told.manager.rooms()[0].outstanding == 8 * GIB
+        probe = ScriptedProbe(silent, Card("B"))
+        manager = GPUMemoryManager(
+            GPUMemoryConfig(main_llm_endpoint=address, enable_memory_monitoring=False),
+            NamelessProbe(probe),
+        )
+        await manager.start()
+        assert manager.rooms()[0].outstanding == pytest.approx(gb(0.5), abs=2)
+        assert manager.llm_server is not None
+        assert manager.llm_server.names == "qwen2.5:7b"
+        await manager.close()
+
+
+class NamelessProbe:
+    """A driver without accounts per process, as under WDDM."""
+
+    source = "scripted"
+
+    def __init__(self, probe: ScriptedProbe) -> None:
+        self._probe = probe
+
+    def read(self, now: float, *, processes: bool) -> Any:
+        from dataclasses import replace
+
+        shot = self._probe.read(now, processes=processes)
+        return replace(shot, devices=tuple(replace(d, processes=None) for d in shot.devices))
+
+    def close(self) -> None:
+        self._probe.close()
