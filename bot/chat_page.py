@@ -80,6 +80,10 @@ class LiveEnv(simcord.Env):
             log.debug("in the chat page: %r", error, exc_info=error)
 
 
+class PageUnavailable(Exception):
+    """The page can't be served: its port is taken, or simcord's own files are damaged."""
+
+
 class ChatPage:
     """The channel, its people, and the page's address. Made by ``open_chat_page``."""
 
@@ -167,7 +171,7 @@ async def open_chat_page(
     """Attach ``bot`` to a channel with two people in it, and serve the page on this machine.
 
     The first person owns the server and may do everything; the guest may not control.
-    ``on_message`` is called with every message's payload. Raises ``OSError`` if ``port`` is taken.
+    ``on_message`` is called with every message's payload. Raises ``PageUnavailable``.
     """
     env = LiveEnv(bot)
     env.backend.bot_user.name = "Danzar"
@@ -180,8 +184,14 @@ async def open_chat_page(
         guest = guild.add_member(env.create_user("guest", global_name="Guest"))
         await bot.tree.sync()
         preview = env.preview(channel, viewers=[person, guest], layout="channel", port=port)
-        async with preview:
+        try:
+            await preview.__aenter__()
+        except simcord.SetupError as error:
+            raise PageUnavailable(str(error)) from error
+        try:
             yield ChatPage(env, channel, person, preview, on_message)
+        finally:
+            await preview.close()
     finally:
         await env.shutdown()
         await bot.close()

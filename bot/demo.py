@@ -45,7 +45,7 @@ async def run_demo(
     """Serve the page until ``stop`` is set, the page is ended, or ``seconds`` have passed."""
     try:
         with _quiet("discord.state"):  # simcord's self-check makes a client without intents
-            from bot.chat_page import open_chat_page
+            from bot.chat_page import PageUnavailable, open_chat_page
     except ImportError as error:
         log.error(MISSING_PAGE.format(missing=error.name or "simcord"))
         return Exit.DEMO
@@ -59,8 +59,11 @@ async def run_demo(
             if browser and browser_available():
                 threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
             await _serve(page, terminal, stop, seconds)
-    except OSError as error:
-        log.error("The page could not be served on port %d: %s", port, error.strerror or error)
+    except PageUnavailable as error:
+        where = f"port {port}" if port else "any port"
+        log.error(
+            "The page could not be served on %s: %s. Choose another with --port.", where, error
+        )
         return Exit.DEMO
     terminal.print("Danzar has ended.")
     return Exit.OK
