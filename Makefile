@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Given to danzar by `make run`, to pytest by `make test`: make run ARGS="doctor"
 ARGS ?=
-# A person at a terminal sees pip's progress; a log doesn't want it.
-PIP_INSTALL = $(BIN)/python -m pip install $$([ -t 1 ] || echo --quiet)
+# A person at a terminal sees pip's progress; a log doesn't want it. (2: in $(...) 1 is a pipe.)
+PIP_INSTALL = $(BIN)/python -m pip install $$([ -t 2 ] || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench docs clean
+.PHONY: help run test docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
