@@ -113,6 +113,9 @@ class Admission:
     ) -> Ticket:
         """Admit, queue or refuse. The ticket may be settled before this returns."""
         ticket = Ticket(request, policy, settled, patience=patience)
+        if (why := self.ledger.kept_off.get(request.name)) is not None:
+            self._grant(ticket, Placement("cpu", why), now)
+            return ticket
         placement = self.place(request, now, may_evict=True)
         if placement.evictions:
             if policy != "wait":
@@ -219,6 +222,28 @@ class Admission:
             )
             reason = f"{request.name} is more important; {elsewhere.reason}"
             self._begin_move(victim, replace(elsewhere, reason=reason), now, forced=True)
+
+    def keep_off(self, name: str, why: str, now: float) -> None:
+        """A model leaves its card for the CPU and stays there until ``let_back``."""
+        self.ledger.kept_off[name] = why
+        for record in self.ledger:
+            if record.request.name == name and record.uuid is not None:
+                self._begin_move(record, Placement("cpu", why), now, forced=False)
+
+    def let_back(self, name: str, now: float) -> list[Placement]:
+        """It may be on a card again, and goes there at once if one has room for it.
+
+        Returns where each lease of that name goes, or why it stays on the CPU.
+        """
+        self.ledger.kept_off.pop(name, None)
+        found: list[Placement] = []
+        for record in self.ledger:
+            if record.request.name == name and record.uuid is None and not record.moving:
+                placement = self.place(record.request, now)
+                found.append(placement)
+                if placement.uuid is not None:
+                    self._begin_move(record, placement, now, forced=False)
+        return found
 
     def _begin_move(
         self, record: LeaseRecord, placement: Placement, now: float, *, forced: bool

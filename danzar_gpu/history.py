@@ -15,11 +15,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from danzar_gpu.ledger import Footprint
-from danzar_gpu.memory import MemorySnapshot
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ EVENTS_KEPT_SECONDS = 365 * 24 * 3600.0
 _SCHEMA = """
 CREATE TABLE samples (
     at REAL NOT NULL, uuid TEXT NOT NULL, total INTEGER NOT NULL, free INTEGER NOT NULL,
-    allocated INTEGER NOT NULL, llm INTEGER NOT NULL
+    allocated INTEGER NOT NULL, llm INTEGER NOT NULL, ours INTEGER NOT NULL
 );
 CREATE INDEX samples_at ON samples (at);
 CREATE TABLE llm_peaks (hour INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
@@ -41,6 +40,9 @@ CREATE TABLE footprints (
     activations INTEGER NOT NULL, context INTEGER NOT NULL
 );
 CREATE INDEX footprints_model ON footprints (model, device_name);
+CREATE TABLE choices (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL
+);
 """
 
 Row = tuple[str, tuple[object, ...]]
@@ -68,12 +70,38 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Something that a person decided while the bot ran; it outlives a restart."""
+
+    key: str
+    """A configuration key, or ``offload:NAME``."""
+    value: str
+    who: str
+    at: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One card at one moment, as the file keeps it; sizes in bytes."""
+
+    at: float
+    uuid: str
+    total_bytes: int
+    free_bytes: int
+    allocated_bytes: int
+    llm_bytes: int
+    our_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
     """What an earlier run left behind."""
 
     measurements: tuple[Measurement, ...] = ()
     llm_peaks: tuple[tuple[int, int], ...] = ()
     """(hour since 1970, bytes): the most that the main LLM held in that hour."""
+    choices: tuple[Choice, ...] = ()
 
 
 class HistoryStore:
@@ -116,18 +144,36 @@ class HistoryStore:
             self._thread.join(timeout=5.0)
             self._thread = None
 
-    def sample(self, snapshot: MemorySnapshot, at: float, llm_bytes: dict[str, int]) -> None:
-        """Keep a reading; ``llm_bytes`` is what the LLM holds by card (UUID)."""
-        for d in snapshot.devices:
-            llm = llm_bytes.get(d.uuid, 0)
-            values = (at, d.uuid, d.total_bytes, d.free_bytes, d.allocated_bytes, llm)
-            self._put("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)", values)
-            if llm:
-                self._put(
-                    "INSERT INTO llm_peaks VALUES (?, ?) "
-                    "ON CONFLICT (hour) DO UPDATE SET bytes = max(bytes, excluded.bytes)",
-                    (int(at // 3600), llm),
-                )
+    def sample(self, sample: Sample) -> None:
+        """Keep one card's reading."""
+        self._put("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(sample))
+        if sample.llm_bytes:
+            self._put(
+                "INSERT INTO llm_peaks VALUES (?, ?) "
+                "ON CONFLICT (hour) DO UPDATE SET bytes = max(bytes, excluded.bytes)",
+                (int(sample.at // 3600), sample.llm_bytes),
+            )
+
+    def choice(self, choice: Choice) -> None:
+        self._put("INSERT OR REPLACE INTO choices VALUES (?, ?, ?, ?)", astuple(choice))
+
+    def forget_choice(self, key: str) -> None:
+        self._put("DELETE FROM choices WHERE key = ?", (key,))
+
+    def samples(self, since: float) -> list[Sample]:
+        """Readings since a Unix time, oldest first. Blocks for the disk: call it in a thread.
+
+        Raises ``OSError`` or ``sqlite3.Error`` where the file can't be read.
+        """
+        with contextlib.closing(self._connect()) as db:
+            rows = db.execute("SELECT * FROM samples WHERE at >= ? ORDER BY at", (since,))
+            return [Sample(*row) for row in rows]
+
+    def events(self, since: float) -> list[Event]:
+        """Events since a Unix time, oldest first. As ``samples``."""
+        with contextlib.closing(self._connect()) as db:
+            rows = db.execute("SELECT * FROM events WHERE at >= ? ORDER BY at", (since,))
+            return [Event(*row) for row in rows]
 
     def event(self, event: Event) -> None:
         self._put("INSERT INTO events VALUES (?, ?, ?)", (event.at, event.kind, event.text))
@@ -172,9 +218,11 @@ class HistoryStore:
                 "ORDER BY at DESC LIMIT 2000"
             ).fetchall()
             peaks = db.execute("SELECT hour, bytes FROM llm_peaks ORDER BY hour").fetchall()
+            choices = db.execute("SELECT key, value, who, at FROM choices ORDER BY at").fetchall()
         return Remembered(
             tuple(Measurement(r[0], r[1], r[2], Footprint(*r[3:])) for r in reversed(rows)),
             tuple((hour, size) for hour, size in peaks),
+            tuple(Choice(*row) for row in choices),
         )
 
     def _set_aside(self, error: sqlite3.Error) -> None:

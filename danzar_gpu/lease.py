@@ -13,7 +13,7 @@ class LeaseKeeper(Protocol):
     """The manager, as leases see it. Holders call the lease's own methods instead."""
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None: ...
-    def move_failed(self, lease: Lease, why: str) -> None: ...
+    def move_failed(self, lease: Lease, why: str, *, for_good: bool) -> None: ...
     def measured(self, lease: Lease, footprint: Footprint) -> None: ...
     def release(self, lease: Lease) -> None: ...
 
@@ -81,9 +81,12 @@ class Lease:
         """The holder has arrived at ``target.device``; ``held_bytes`` is what it takes there."""
         self._keeper.landed(self, held_bytes)
 
-    def move_failed(self, why: str) -> None:
-        """The holder could not get there and has unloaded: the lease falls to the CPU."""
-        self._keeper.move_failed(self, why)
+    def move_failed(self, why: str, *, for_good: bool = False) -> None:
+        """The holder could not get there and has unloaded: the lease falls to the CPU.
+
+        ``for_good``: no card will ever do (torch can't use them): don't try again.
+        """
+        self._keeper.move_failed(self, why, for_good=for_good)
 
     def measured(self, footprint: Footprint) -> None:
         """What the model really takes: admission counts that from now on."""

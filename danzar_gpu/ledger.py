@@ -109,6 +109,8 @@ class Ledger:
         self._holders: dict[str, HolderMemory] = {}
         self._departures: list[Departure] = []
         self._ids = count(1)
+        self.kept_off: dict[str, str] = {}
+        """Names of models that stay on the CPU until somebody says otherwise, and why."""
 
     def __iter__(self) -> Iterator[LeaseRecord]:
         return iter(tuple(self._leases.values()))
@@ -125,6 +127,7 @@ class Ledger:
         }
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
+        twin.kept_off = dict(self.kept_off)
         return twin
 
     def get(self, lease_id: int) -> LeaseRecord | None:

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from danzar_gpu import advice, report
 from danzar_gpu.admission import Admission, Policy, Ticket
+from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
-from danzar_gpu.history import Event, HistoryStore, Measurement
+from danzar_gpu.history import Event, HistoryStore, Measurement, Sample
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
@@ -61,6 +62,9 @@ class GPUMemoryManager:
         """With ``main_llm_memory_reservation_gb: auto``: what was learned, and why."""
         self._store = store
         self._stored_at = float("-inf")
+        self._configured = config
+        self.choices = Choices(self, store, wall)
+        """What people decided in chat; outlives a restart."""
         self._book = FootprintBook()
         self._peaks = PeakRecorder()
         self._models: dict[int, str] = {}
@@ -86,6 +90,7 @@ class GPUMemoryManager:
             remembered = await asyncio.to_thread(self._store.open)
             self._book = FootprintBook(remembered.measurements)
             self._peaks = PeakRecorder(remembered.llm_peaks)
+            self.choices.recall(remembered.choices)
         with contextlib.suppress(ProbeError):  # noted as an event; the poller tries again
             await self.refresh(max_age=0)
         if self.config.enable_memory_monitoring:
@@ -235,8 +240,18 @@ class GPUMemoryManager:
         due = snapshot.taken_at - self._stored_at >= STORED_EVERY_SECONDS
         if self._store is not None and due and not snapshot.simulated:
             self._stored_at = snapshot.taken_at
-            llm = {device.uuid: held} if device is not None else {}
-            self._store.sample(snapshot, self._wall(), llm)
+            for d in snapshot.devices:
+                self._store.sample(
+                    Sample(
+                        self._wall(),
+                        d.uuid,
+                        d.total_bytes,
+                        d.free_bytes,
+                        d.allocated_bytes,
+                        held if d is device else 0,
+                        self.our_bytes(d),
+                    )
+                )
 
     def subscribe(self, callback: Callable[[MemorySnapshot], None]) -> Callable[[], None]:
         """Call ``callback`` with each new reading, on the event loop; returns the way out."""
@@ -341,6 +356,11 @@ class GPUMemoryManager:
             report.stale_note(devices),
         )
         log.info("%s", text)
+
+    def our_bytes(self, device: DeviceMemory) -> int:
+        """What our own workers hold on a card, by the driver's word or their own."""
+        holders = self._ledger.holders_on(device.uuid)
+        return sum(self._ledger.held_bytes(device, holder) for holder in holders)
 
     def rooms(self) -> dict[int, Room]:
         """Each card's arithmetic: what is promised, to whom, and what is left."""
@@ -474,9 +494,11 @@ class GPUMemoryManager:
             self._admission.landed(record, self._clock(), held_bytes)
             self._monitor.hurry()
 
-    def move_failed(self, lease: Lease, why: str) -> None:
+    def move_failed(self, lease: Lease, why: str, *, for_good: bool) -> None:
         """For leases: the holder could not get where it was told to."""
         lease.revoked.clear()
+        if for_good:
+            self._ledger.kept_off[lease.name] = why
         if (record := self._ledger.get(lease.lease_id)) is not None:
             self._admission.move_failed(record, why, self._clock())
 
@@ -512,6 +534,32 @@ class GPUMemoryManager:
             self._admission.release(record, self._clock())
             if not self._closed:
                 self._monitor.hurry()
+
+    # What people decide while it runs (``choices`` keeps it)
+
+    def configure(self, **changes: object) -> None:
+        """Use the configured values with these ``changes``; validated as a whole.
+
+        Raises:
+            pydantic.ValidationError: a value makes no sense; nothing was changed.
+        """
+        keys = self._configured.model_fields_set | changes.keys()
+        values = {**self._configured.model_dump(include=keys), **changes}
+        self.config = self._admission.config = GPUMemoryConfig.model_validate(values)
+        if self.config.main_llm_memory_reservation_gb != "auto":
+            self._admission.reservation_bytes = self.learned_reservation = None
+        self._monitor.hurry()
+
+    def offload(self, name: str, why: str) -> None:
+        """Send a model to the CPU, where it stays until ``restore``."""
+        self._admission.keep_off(name, why, self._clock())
+        self._monitor.hurry()
+
+    def restore(self, name: str) -> list[Placement]:
+        """Let a model back on a card; where its leases go now, or why they stay on the CPU."""
+        found = self._admission.let_back(name, self._clock())
+        self._monitor.hurry()
+        return found
 
     # Holders
 

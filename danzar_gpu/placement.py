@@ -458,6 +458,8 @@ def _better(
     on_llm_card = record.device == config.main_llm_device != config.vision_device
     if record.moving or not (record.uuid is None or on_llm_card):
         return None
+    if record.request.name in ledger.kept_off:
+        return None
     residency = record.request.min_residency
     if residency is None:
         residency = config.min_residency_seconds

@@ -206,3 +206,61 @@ class NamelessProbe:
 
     def close(self) -> None:
         self._probe.close()
+
+
+async def test_what_people_choose_outlives_a_restart_and_can_be_reset(tmp_path: Path) -> None:
+    def manager() -> GPUMemoryManager:
+        return GPUMemoryManager(
+            GPUMemoryConfig(enable_memory_monitoring=False, vision_memory_limit_gb=3.0),
+            ScriptedProbe(Card("A"), Card("B")),
+            store=HistoryStore(tmp_path / "history.sqlite3"),
+        )
+
+    first = manager()
+    await first.start()
+    first.choices.reserve(4.5, "Ada")
+    first.choices.prefer("cuda:0", "Ada")
+    first.choices.offload("clip", "Bo")
+    with pytest.raises(ValueError, match="is no vision_device"):
+        first.choices.prefer("the big one", "Ada")
+    await first.close()
+
+    second = manager()
+    await second.start()
+    assert second.config.main_llm_memory_reservation_gb == 4.5
+    assert second.config.vision_device == "cuda:0"
+    assert second.config.vision_memory_limit_gb == 3.0
+    assert [(c.key, c.who) for c in second.choices.made][-1] == ("offload:clip", "Bo")
+    clip = await second.acquire("clip", Footprint.of_gb(0.5))
+    assert (clip.device, clip.reason) == ("cpu", "Bo sent it there; `restore` brings it back")
+    second.choices.reset()
+    assert second.config.vision_device == "cuda:1"
+    assert second.choices.made == ()
+    assert clip.target is not None
+    assert clip.target.device == "cuda:1"
+    await second.close()
+
+
+async def test_an_offloaded_model_leaves_its_card_and_stays_away() -> None:
+    async with Rig() as rig:
+        lease = await rig.manager.acquire("clip", Footprint.of_gb(0.5))
+        rig.manager.choices.offload("clip", "Ada")
+        assert lease.target is not None
+        assert lease.target.device == "cpu"
+        lease.moved()
+        await rig.step(times=300)
+        assert lease.device == "cpu"
+        assert not lease.revoked.is_set()
+        (placement,) = rig.manager.choices.restore("clip")
+        assert placement.device == "cuda:1"
+        lease.moved()
+        assert lease.device == "cuda:1"
+
+
+async def test_a_card_that_torch_cannot_use_is_not_tried_again_and_again() -> None:
+    async with Rig() as rig:
+        lease = await rig.manager.acquire("clip", Footprint.of_gb(0.5))
+        lease.move_failed("torch has no CUDA", for_good=True)
+        await rig.step(times=300)
+        assert lease.device == "cpu"
+        assert not lease.revoked.is_set()
