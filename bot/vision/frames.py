@@ -38,6 +38,8 @@ STREAM_PROTOCOLS = "rtsp,rtp,rtmp,rtmps,udp,tcp,tls,srt,http,https,httpproxy,cry
 STREAM_TIMEOUT_SECONDS = 10.0
 SCENE_SIZE = (1280, 720)
 SCENE_SEED = 7
+SCENE_START_SECONDS = 20.0
+"""The film begins with a menu and a loading screen; who just started wants to see play."""
 
 
 class SourceError(Exception):
@@ -457,7 +459,7 @@ class SceneSource:
 
     def grab(self, not_before: float | None = None) -> Frame | None:
         seconds = self._sequence / self._fps if not_before is None else not_before
-        image = cv2.cvtColor(self._film.at(seconds).image, cv2.COLOR_RGB2BGR)
+        image = cv2.cvtColor(self._film.at(SCENE_START_SECONDS + seconds).image, cv2.COLOR_RGB2BGR)
         frame = Frame(image, time.time(), seconds, self._sequence)
         self._sequence += 1
         return frame

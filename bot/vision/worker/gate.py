@@ -10,7 +10,7 @@ STRIDE = 4
 BLOCK = 8
 """Compared pixels are averaged over blocks of this side: 32 x 32 pixels of the frame."""
 THRESHOLD = 2.5
-"""Least mean difference of a block, of 255, that counts as a change."""
+"""Least mean difference of a block in one channel, of 255, that counts as a change."""
 
 
 class DuplicateGate:
@@ -34,8 +34,8 @@ class DuplicateGate:
             height, width = difference.shape[:2]
             blocks = (max(1, -(-width // BLOCK)), max(1, -(-height // BLOCK)))
             means = cv2.resize(difference, blocks, interpolation=cv2.INTER_AREA)
-            # The sum of the channels, so that a change of colour alone counts in full.
-            if float(means.sum(axis=2, dtype=np.uint16).max()) < self._threshold * 3:
+            # The most changed channel decides: red that turns black differs in one alone.
+            if float(means.max()) < self._threshold:
                 return False
         self._last = sample
         return True

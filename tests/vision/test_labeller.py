@@ -1,0 +1,124 @@
+"""CLIP in the worker: open_clip's own picture transform, phrases embedded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from bot.vision.scene import render
+from bot.vision.worker.labeller import Labeller
+from bot.vision.worker.models import ModelError
+from bot.vision.worker.protocol import ClipSpec
+from tests.vision.conftest import CONCEPTS, make_clip
+
+
+def spec(folder: Path, **changes: object) -> ClipSpec:
+    values: dict[str, object] = {
+        "folder": str(folder),
+        "concepts": CONCEPTS,
+        "confidence_threshold": 0.0,
+        "max_insights": 10,
+        "batch_size": 4,
+    }
+    return ClipSpec.model_validate({**values, **changes})
+
+
+def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
+    return render(seed, size).image
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_the_features_are_those_of_open_clips_own_transform(
+    tmp_path: Path, resize_mode: str
+) -> None:
+    folder = make_clip(tmp_path / "model", resize_mode, image_size=64)
+    labeller = Labeller.load(spec(folder), 1)
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    sizes = [(640, 360), (1920, 1080), (300, 700), (65, 64), (40, 30)]
+    for seed, size in enumerate(sizes):
+        rgb = picture(seed, size)
+        expected = transform(Image.fromarray(rgb)).unsqueeze(0)
+        bgr = np.ascontiguousarray(rgb[..., ::-1])
+        ours = labeller._preprocess([bgr], torch.device("cpu"))
+        assert ours.shape == expected.shape
+        with torch.inference_mode():
+            a, b = (model.encode_image(x, normalize=True)[0] for x in (ours, expected))
+        assert float(a @ b) >= 0.999, size
+        # More telling than the features of random weights: the pixels.
+        cosine = torch.nn.functional.cosine_similarity(ours.flatten(), expected.flatten(), dim=0)
+        assert float(cosine) >= 0.999, size
+
+
+def test_probabilities_are_those_of_open_clip(clip_folder: Path) -> None:
+    rgb = picture(3, (640, 360))
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{clip_folder}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")(list(CONCEPTS))
+    with torch.inference_mode():
+        image = model.encode_image(transform(Image.fromarray(rgb)).unsqueeze(0), normalize=True)
+        text = model.encode_text(tokens, normalize=True)
+        expected = (model.logit_scale.exp() * image @ text.T).softmax(-1)[0].numpy()
+    labeller = Labeller.load(spec(clip_folder), 1)
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    np.testing.assert_allclose(labeller.probabilities([bgr])[0], expected, atol=0.01)
+
+
+def test_insights_are_ranked_bounded_and_cut(clip_folder: Path) -> None:
+    image = picture(4, (320, 180))
+    every = Labeller.load(spec(clip_folder), 1).analyse([image, image])
+    assert len(every) == 2
+    assert {i.text for i in every[0]} == set(CONCEPTS)
+    assert sum(i.probability for i in every[0]) == pytest.approx(1.0)
+    assert [i.probability for i in every[0]] == sorted(
+        (i.probability for i in every[0]), reverse=True
+    )
+
+    few = Labeller.load(spec(clip_folder, max_insights=2), 1).analyse([image])[0]
+    assert [i.text for i in few] == [i.text for i in every[0][:2]]
+
+    threshold = (every[0][0].probability + every[0][1].probability) / 2
+    sure = Labeller.load(spec(clip_folder, confidence_threshold=threshold), 1).analyse([image])[0]
+    assert [i.text for i in sure] == [every[0][0].text]
+
+
+def test_phrases_are_embedded_once(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labeller = Labeller.load(spec(clip_folder), 1)
+    calls: list[int] = []
+    encode = labeller._model.encode_text
+
+    def counting(tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        calls.append(len(tokens))
+        return encode(tokens, normalize=normalize)
+
+    monkeypatch.setattr(labeller._model, "encode_text", counting)
+    image = picture(4, (320, 180))
+    for _ in range(3):
+        labeller.analyse([image])
+    assert calls == [len(CONCEPTS)]
+
+    labeller.use_concepts(("a shop screen", "a world map"))
+    answer = labeller.analyse([image])[0]
+    assert {i.text for i in answer} == {"a shop screen", "a world map"}
+    assert calls == [len(CONCEPTS), 2]
+
+
+def test_what_is_no_model_is_refused_in_words(tmp_path: Path, clip_folder: Path) -> None:
+    with pytest.raises(ModelError, match="is missing"):
+        Labeller.load(spec(tmp_path), 1)
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in clip_folder.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / name).write_bytes(b"\x10\x00\x00\x00 damaged")
+        with pytest.raises(ModelError, match="no open_clip model"):
+            Labeller.load(spec(folder), 1)
+
+
+def test_only_the_pinned_weights_are_opened(clip_folder: Path) -> None:
+    with pytest.raises(ModelError, match="not the file it should be"):
+        Labeller.load(spec(clip_folder, sha256="f" * 64), 1)
