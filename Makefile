@@ -24,7 +24,7 @@ $(BIN)/python:
 
 # Stamps: pip runs again only when pyproject.toml is newer than the last installation.
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
-	@echo "Installing Danzar into $(VENV). The first time this takes minutes and about 7 GB: PyTorch."
+	@echo "Installing Danzar into $(VENV). The first time this takes minutes and more than 6 GB: PyTorch."
 	@$(PIP_INSTALL) --editable '.[demo]'
 	@touch $@
 
