@@ -1,7 +1,7 @@
 """A local chat page around the real bot, on simcord: no Discord, no token.
 
 simcord was made for tests, where time stands still and one operation runs at a time. Here it
-serves people, which takes four seams that are not its public interface (``SEAMS``; the version
+serves people, which takes some seams that are not its public interface (``SEAMS``; the version
 is pinned exactly, and a test checks that they are there):
 
 - the backend's clock: ours is the wall clock, so messages carry the right time, cooldowns and
@@ -11,7 +11,8 @@ is pinned exactly, and a test checks that they are there):
 - ``Preview._action``: a ticker fires due timers and publishes new messages, which must not
   overlap with what someone does in the page: both take one lock, and an action gets the page's
   newest revision, since the ticker may have published one meanwhile;
-- ``Preview._get_page``, to know that revision.
+- ``Preview._get_page`` and ``Preview._pages``, to know that revision, and to bring the newest
+  message into view: a picture that loads late would leave it below the edge.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ SEAMS: tuple[tuple[type, str], ...] = (
     (Preview, "_get_page"),
 )
 
+EPHEMERAL = 1 << 6
 TICK_SECONDS = 0.4
 SETTLE_SECONDS = 20.0
 KEPT_EVENTS = 500
@@ -157,7 +159,12 @@ class ChatPage:
     def _noticed(self, event: str, payload: Mapping[str, Any]) -> None:
         if event in MESSAGE_EVENTS:
             self._changed = True
-        if event == "MESSAGE_CREATE" and self._on_message is not None:
+        if event != "MESSAGE_CREATE":
+            return
+        if not int(payload.get("flags") or 0) & EPHEMERAL:
+            for page in self._preview._pages.values():  # pyright: ignore[reportPrivateUsage]
+                page.target_id = int(payload["id"])
+        if self._on_message is not None:
             self._on_message(payload)
 
 

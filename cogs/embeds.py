@@ -20,6 +20,14 @@ def plain(text: str) -> str:
     return discord.utils.escape_mentions(discord.utils.escape_markdown(text))
 
 
+def sentence(text: str) -> str:
+    """Our own words, which may quote commands in backticks and name cards and programs."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "`".join(plain(part) if i % 2 == 0 else part for i, part in enumerate(parts))
+
+
 def shortened(text: str, limit: int) -> str:
     """``text`` in at most ``limit`` characters, with an ellipsis where something was cut."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

@@ -24,12 +24,12 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import discord
-from bot.vision.pipeline import VisionUnavailable
 from discord import app_commands
 from discord.ext import commands
 
+from bot.vision.pipeline import VisionUnavailable
 from cogs.access import MayNotControl
-from cogs.embeds import plain, shortened
+from cogs.embeds import plain, sentence, shortened
 from danzar_gpu import AdmissionRefused
 from danzar_gpu.probes import ProbeError
 
@@ -198,7 +198,7 @@ def _known(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | Non
 
 def in_our_words(error: BaseException) -> str:
     """A failure of ours as a chat line."""
-    return f"⚠️ {plain(shortened(str(error), 1500))}"
+    return f"⚠️ {sentence(shortened(str(error), 1500))}"
 
 
 def report_defect(error: BaseException, where: str) -> str:

@@ -11,7 +11,7 @@ import discord
 from discord.ext import commands
 
 from cogs.access import controls
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, shortened
+from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from danzar_gpu import report
 from danzar_gpu.advice import ALL_WELL
 from danzar_gpu.memory import DeviceMemory
@@ -87,7 +87,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         reading = await self.read(ctx)
         device, reason = self.manager.get_best_vision_device()
-        lines = [f"Device: {report.device_text(device)}", f"Reason: {plain(reason)}"]
+        lines = [f"Device: {report.device_text(device)}", f"Reason: {sentence(reason)}"]
         if reading.note:
             lines.append(reading.note)
         embed = discord.Embed(
@@ -160,7 +160,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             await self.manager.refresh(max_age=1.0)
         except ProbeError as error:
             failed = True
-            note = f"⚠️ The cards could not be read just now: {plain(str(error))}"
+            note = f"⚠️ The cards could not be read just now: {sentence(str(error))}"
         devices = tuple(self.manager.get_all_devices_memory_info().values())
         if failed and devices:
             oldest = report.age_text(max(device.age_seconds for device in devices))
@@ -186,7 +186,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             embed.add_field(name=report.NO_DEVICES, value="No NVIDIA driver answers here.")
             embed.colour = NEUTRAL
         if reading.recommendations:
-            items = fitted(report.bullets(plain(line) for line in reading.recommendations))
+            items = fitted(report.bullets(sentence(line) for line in reading.recommendations))
             embed.add_field(name=report.RECOMMENDATIONS_TITLE, value=items, inline=False)
         footer = self.footer(reading)
         if reading.pages > 1:

@@ -12,7 +12,7 @@ from discord.ext import commands
 
 from bot.vision.reports import Detection, FrameReport, Insight
 from cogs.access import controls
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, shortened
+from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from danzar_gpu.memory import gib
 from danzar_gpu.report import age_text
 
@@ -114,7 +114,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         pipeline = self.pipeline
         description = [f"**{pipeline.state.capitalize()}**"]
         if pipeline.state_reason:
-            description.append(plain(pipeline.state_reason))
+            description.append(sentence(pipeline.state_reason))
         embed = discord.Embed(
             title="👁️ Vision (simulated GPUs)" if self.simulated else "👁️ Vision",
             description=shortened("\n".join(description), 2000),
@@ -125,9 +125,8 @@ class VisionCommands(commands.Cog, name="Vision"):
             embed.colour = TIGHT
         for name, service in pipeline.services.items():
             title = f"{name.upper()} ({plain(service.model)})" if service.model else name.upper()
-            embed.add_field(
-                name=shortened(title, 256), value=fitted(service_lines(service)), inline=False
-            )
+            lines = service_lines(service, said=pipeline.state_reason)
+            embed.add_field(name=shortened(title, 256), value=fitted(lines), inline=False)
         counts = pipeline.counts
         embed.add_field(
             name="Frames",
@@ -141,15 +140,15 @@ class VisionCommands(commands.Cog, name="Vision"):
         return embed
 
 
-def service_lines(service: ServiceStatus) -> list[str]:
-    """One model: state, device, reason, memory and pace."""
+def service_lines(service: ServiceStatus, *, said: str = "") -> list[str]:
+    """One model: state, device, reason (if not ``said`` above), memory and pace."""
     state = STATE_WORDS.get(service.state, service.state)
     where = f" on {plain(service.device)}" if service.device else ""
     lines = [f"{state}{where}"]
     if service.progress:
         lines.append(plain(service.progress))
-    if service.reason:
-        lines.append(plain(service.reason))
+    if service.reason and service.reason not in said:
+        lines.append(sentence(service.reason))
     memory = []
     if service.predicted_bytes:
         memory.append(f"{gib(service.predicted_bytes):.2f}GB expected")
