@@ -1,0 +1,39 @@
+"""Replays a trace of programs and models through a placement policy, in virtual time.
+
+The product's own admission, ledger and placement run here as they run in the bot; see
+docs/simulate.md for the format of a trace.
+"""
+
+from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer
+from danzar_gpu.simulate.metrics import METRICS, Score, Spread
+from danzar_gpu.simulate.runs import (
+    POLICIES,
+    Outcome,
+    UnknownPolicy,
+    contest,
+    play,
+    policy_named,
+)
+from danzar_gpu.simulate.trace import Trace, TraceError, load, parse
+
+__all__ = [
+    "METRICS",
+    "POLICIES",
+    "Desk",
+    "Engine",
+    "Job",
+    "Outcome",
+    "Policy",
+    "PolicyBase",
+    "Score",
+    "Spread",
+    "Timer",
+    "Trace",
+    "TraceError",
+    "UnknownPolicy",
+    "contest",
+    "load",
+    "parse",
+    "play",
+    "policy_named",
+]

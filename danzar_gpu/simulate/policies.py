@@ -1,0 +1,158 @@
+"""The product as a policy, and the controls beside it."""
+
+from __future__ import annotations
+
+from danzar_gpu.admission import Admission, Ticket
+from danzar_gpu.config import device_index
+from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
+from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.simulate.engine import Desk, Job, PolicyBase, Timer
+
+CONTEXT_BYTES = 450 << 20
+"""What the product expects of a CUDA context before the driver showed one."""
+
+
+class DanzarPolicy(PolicyBase):
+    """The product: its ``Admission``, fed as ``GPUMemoryManager`` feeds it, in virtual time."""
+
+    name = "danzar"
+
+    def start(self, desk: Desk) -> None:
+        super().start(desk)
+        self._admission = Admission(desk.config, self._note, self._revoke)
+        self._records: dict[int, LeaseRecord] = {}
+        self._tickets: dict[int, Ticket] = {}
+        self._jobs: dict[int, Job] = {}
+        self._poll_timer: Timer | None = None
+        self._failures = 0
+        self._read()
+        self._schedule(desk.now + self._admission.interval(desk.now))
+
+    # Readings, as the monitor and the manager take them
+
+    def _poll(self) -> None:
+        self._poll_timer = None
+        self._read()
+        interval = self._admission.interval(self.desk.now)
+        backoff = min(8, 2**self._failures) if self._failures else 1
+        self._schedule(self.desk.now + interval * backoff)
+
+    def _read(self) -> MemorySnapshot | None:
+        snapshot = self.desk.read()
+        if snapshot is None:
+            self._failures += 1
+            return None
+        self._failures = 0
+        for holder in {job.holder for job in self._jobs.values()}:
+            held = self.desk.allocator(holder)
+            memory = HolderMemory(self.desk.pid(holder), {i: (b, b) for i, b in held.items()})
+            self._admission.holder_memory(holder, memory)
+        monitoring = self.desk.config.enable_memory_monitoring
+        self._admission.observe(snapshot, self.desk.now, may_move=monitoring)
+        return snapshot
+
+    def _schedule(self, at: float) -> None:
+        if not self.desk.config.enable_memory_monitoring:
+            return
+        if self._poll_timer is not None:
+            if self._poll_timer.at <= at:
+                return
+            self._poll_timer.cancel()
+        self._poll_timer = self.desk.call_at(at, self._poll)
+
+    def _hurry(self) -> None:
+        self._schedule(self.desk.now + self._admission.interval(self.desk.now))
+
+    # What happens to models
+
+    def asked(self, job: Job) -> None:
+        self._jobs[job.key] = job
+        self._read()
+        need = Footprint(weights_bytes=job.need_bytes, context_bytes=CONTEXT_BYTES)
+        request = Request(job.name, need, job.holder, job.priority)
+        ticket = self._admission.ask(
+            request, "cpu", self.desk.now, lambda ticket: self._settled(job, ticket)
+        )
+        self._wait(job, ticket)
+        self._hurry()
+
+    def _wait(self, job: Job, ticket: Ticket) -> None:
+        if ticket.open:
+            self._tickets[job.key] = ticket
+            if ticket.patience is not None:
+                at = self.desk.now + ticket.patience
+                self.desk.call_at(at, lambda: self._give_up(ticket))
+
+    def _give_up(self, ticket: Ticket) -> None:
+        if ticket.open:
+            self._admission.give_up(ticket, self.desk.now)
+            self._hurry()
+
+    def _settled(self, job: Job, ticket: Ticket) -> None:
+        self._tickets.pop(job.key, None)
+        record = ticket.record
+        if record is not None:
+            self._records[job.key] = record
+            self.desk.place(job, _card(record.device))
+            return
+        # The CPU is not allowed: as the services do, wait for a card.
+        waiting = self._admission.ask(
+            ticket.request, "wait", self.desk.now, lambda ticket: self._settled(job, ticket)
+        )
+        self._wait(job, waiting)
+
+    def _revoke(self, record: LeaseRecord) -> None:
+        for key, held in self._records.items():
+            if held is record:
+                self.desk.place(self._jobs[key], _card(record.target_device or "cpu"))
+                self._hurry()
+                return
+
+    def landed(self, job: Job) -> None:
+        record = self._records.get(job.key)
+        if record is None:
+            return
+        now = self.desk.now
+        if record.target_device is not None and _card(record.target_device) == job.device:
+            held = job.measured.model_bytes if job.measured and job.device is not None else None
+            self._admission.landed(record, now, held)
+        if job.device is not None and job.measured is not None and not record.moving:
+            self._admission.measured(record, job.measured, now)
+        self._hurry()
+
+    def failed(self, job: Job, why: str) -> None:
+        record = self._records.get(job.key)
+        if record is not None:
+            self._admission.move_failed(record, why, self.desk.now)
+            self._hurry()
+
+    def ended(self, job: Job) -> None:
+        self._jobs.pop(job.key, None)
+        if (ticket := self._tickets.pop(job.key, None)) is not None:
+            self._admission.withdraw(ticket, self.desk.now)
+        if (record := self._records.pop(job.key, None)) is not None:
+            self._admission.release(record, self.desk.now)
+        self._hurry()
+
+    def _note(self, kind: str, text: str, level: int) -> None:
+        if kind in ("placed", "revoked", "move-failed", "refused"):
+            self.desk.note(text)
+
+
+class StaticPolicy(PolicyBase):
+    """A control: the configured ``vision_device``, whatever else is there. Never moves."""
+
+    name = "static"
+
+    def asked(self, job: Job) -> None:
+        self.desk.place(job, self.desk.config.vision_index)
+
+
+class CpuPolicy(PolicyBase):
+    """A control: no card is ever used."""
+
+    name = "cpu"
+
+
+def _card(device: str) -> int | None:
+    return device_index(device) if device.startswith("cuda:") else None
