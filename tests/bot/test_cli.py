@@ -205,7 +205,7 @@ def test_doctor_finds_what_does_not_fit(standin_nvml: StandinNvml, tmp_path: Pat
         "  model_path: no-such-model.pt\n",
         encoding="utf-8",
     )
-    token = "no token at all"
+    token = "no-token-at-all"
     status, report = doctor(
         "--config", str(config), env=standin_nvml.environment(DISCORD_TOKEN=token)
     )
