@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 # Bound here, before simcord replaces time.monotonic: this one stays the real one.
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import simcord
 from discord.ext import commands
@@ -168,6 +171,19 @@ class ChatPage:
             self._on_message(payload)
 
 
+def local_zone() -> str:
+    """The name of this machine's time zone; ``UTC`` where it can't be told."""
+    link = Path("/etc/localtime")
+    names = [os.environ.get("TZ", "").lstrip(":")]
+    if link.is_symlink():
+        names.append(os.path.realpath(link).partition("zoneinfo/")[2])
+    for name in names:
+        if name:
+            with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+                return ZoneInfo(name).key
+    return "UTC"
+
+
 @asynccontextmanager
 async def open_chat_page(
     bot: DanzarBot,
@@ -190,7 +206,13 @@ async def open_chat_page(
         person = guild.add_member(owner)
         guest = guild.add_member(env.create_user("guest", global_name="Guest"))
         await bot.tree.sync()
-        preview = env.preview(channel, viewers=[person, guest], layout="channel", port=port)
+        preview = env.preview(
+            channel,
+            viewers=[person, guest],
+            layout="channel",
+            timezone=local_zone(),
+            port=port,
+        )
         try:
             await preview.__aenter__()
         except simcord.SetupError as error:

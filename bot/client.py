@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 
+import aiohttp
 import discord
 from discord.ext import commands
 
@@ -98,7 +99,7 @@ async def _outcome(session: asyncio.Task[None], stop: asyncio.Event) -> Exit:
         return Exit.INTENTS
     except TimeoutError:
         log.warning("the session with Discord did not end in time and was dropped")
-    except (discord.DiscordException, OSError) as error:
+    except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
         if not stop.is_set():
             log.error("the session with Discord ended: %s", error)
             return Exit.FAILED

@@ -63,6 +63,8 @@ class AppContext:
         task = contextvars.Context().run(asyncio.ensure_future, logged())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        # Cancelled before its first step it would never be awaited.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def finish_background(self) -> None:

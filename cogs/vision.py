@@ -76,6 +76,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         look = await self.pipeline.look(with_image=context.demo or context.may_share(""))
         embed = look_embed(look.report, self.simulated)
         if look.jpeg is None or not context.may_share(look.report.source):
+            embed.set_footer(text=f"{embed.footer.text} · the picture is private")
             await ctx.send(embed=embed)
             return
         embed.set_image(url="attachment://frame.jpg")
@@ -226,7 +227,7 @@ def look_embed(report: FrameReport, simulated: bool) -> discord.Embed:
     ]
     if simulated:
         footer.append("simulated GPUs")
-    embed.set_footer(text=shortened(" · ".join(footer), 2048))
+    embed.set_footer(text=shortened(" · ".join(footer), 2000))
     return embed
 
 

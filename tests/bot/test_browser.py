@@ -125,12 +125,14 @@ def test_vision_look_shows_text_and_picture(page: Page, demo: Running) -> None:
 
 def look_until_seen(page: Page) -> Locator:
     """The worker needs some seconds until its first frame; until then it says so."""
+    said = ""
     for _ in range(20):
         answer = ask(page, "!vision look")
-        if "What I see" in answer.inner_text():
+        said = answer.inner_text()
+        if "What I see" in said:
             return answer
         page.wait_for_timeout(3500)  # the cooldown: two looks in six seconds
-    raise AssertionError(f"nothing was ever seen: {answer.inner_text()}")
+    raise AssertionError(f"nothing was ever seen: {said}")
 
 
 def test_a_slash_command_through_the_page(page: Page) -> None:

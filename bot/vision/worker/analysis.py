@@ -87,7 +87,6 @@ class Analysis:
     def stop(self) -> None:
         self._stopping.set()
         self._wake.set()
-        self._credit.release()
         self._thread.join(timeout=10)
 
     # --- what other threads ask ---------------------------------------------------------------
@@ -318,7 +317,9 @@ class Analysis:
             unchanged=self._counts.unchanged + unchanged,
         )
         if capture.order.every_frame:
-            self._credit.acquire()
+            while not self._credit.acquire(timeout=WAIT_SECONDS):
+                if self._stopping.is_set() or self._capture is not capture:
+                    return
         self._tell(Reported(report=report, counts=self.counts))
 
     _last_content = -1
