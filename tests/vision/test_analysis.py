@@ -1,0 +1,213 @@
+"""From frames to reports: nothing is lost, nothing is computed twice, trouble is dealt with."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from bot.vision.worker.analysis import REPORTS_AHEAD
+from bot.vision.worker.protocol import (
+    Dying,
+    ModelBroke,
+    ModelFell,
+    Reported,
+    SourceEnded,
+    SourceOpened,
+    SourceTrouble,
+)
+from tests.vision.scripted import CARD, Bench, ScriptedModel, ScriptedSource, numbers_of
+
+DISTINCT = [20 + 8 * n for n in range(24)]
+
+
+def test_each_frame_of_a_file_is_reported_in_order_and_batched() -> None:
+    yolo = ScriptedModel(batch_size=4, seconds=0.02)
+    with Bench(ScriptedSource(DISTINCT), yolo) as bench:
+        bench.wait_for(SourceEnded)
+    assert [r.sequence for r in bench.reports] == list(range(24))
+    assert numbers_of(bench.reports) == DISTINCT
+    assert max(len(batch) for _, batch in yolo.batches) > 1, "frames waited, so they were batched"
+    assert max(len(batch) for _, batch in yolo.batches) <= 4
+    assert bench.told[-1] == SourceEnded(words="a script has ended", failed=False)
+    assert bench.events(Reported)[-1].counts.analysed == 24
+    assert bench.events(Reported)[-1].counts.dropped == 0
+
+
+def test_equal_frames_are_looked_at_once_and_carry_the_answer_over() -> None:
+    yolo = ScriptedModel()
+    with Bench(ScriptedSource([50, 50, 50, 90, 90, 50]), yolo) as bench:
+        bench.wait_for(SourceEnded)
+    assert yolo.seen == [50, 90, 50]
+    assert numbers_of(bench.reports) == [50, 50, 50, 90, 90, 50]
+    assert [r.unchanged for r in bench.reports] == [False, True, True, False, True, False]
+    assert [bool(r.devices) for r in bench.reports] == [True, False, False, True, False, True]
+    counts = bench.events(Reported)[-1].counts
+    assert (counts.captured, counts.analysed, counts.unchanged) == (6, 3, 3)
+
+
+def test_clip_keeps_its_rate_in_the_time_of_the_film() -> None:
+    yolo, clip = ScriptedModel(), ScriptedModel("clip")
+    source = ScriptedSource(DISTINCT[:20], fps=10)
+    with Bench(source, yolo, clip, fps=10, clip_fps=2) as bench:
+        bench.wait_for(SourceEnded)
+    assert yolo.seen == DISTINCT[:20]
+    assert clip.seen == DISTINCT[:20:5]
+    assert [r.insights[0].text for r in bench.reports[5:10]] == [f"picture {DISTINCT[5]}"] * 5
+    assert "clip" not in bench.reports[6].devices
+
+
+def test_live_frames_are_dropped_when_a_model_can_not_keep_up_and_the_newest_wins() -> None:
+    gate = threading.Event()
+    yolo = ScriptedModel(gate=gate)
+    source = ScriptedSource(DISTINCT, live=True)
+    with Bench(source, yolo, every_frame=False, fps=120) as bench:
+        deadline = time.monotonic() + 10
+        while len(bench.capture.inbox) == 0 or bench.analysis.counts.captured < len(DISTINCT):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        gate.set()
+        bench.wait_for(Reported, 2)
+    counts = bench.analysis.counts
+    assert yolo.seen[-1] == DISTINCT[-1]
+    assert len(yolo.seen) == 2
+    assert counts.captured == counts.analysed + counts.dropped
+    assert counts.dropped == len(DISTINCT) - 2
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_no_frame_is_lost() -> None:
+    def only_two(model: ScriptedModel, numbers: list[int]) -> None:
+        if len(numbers) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    yolo = ScriptedModel(batch_size=8, place=CARD, fail=only_two, seconds=0.01)
+    with Bench(ScriptedSource(DISTINCT), yolo) as bench:
+        bench.wait_for(SourceEnded)
+    assert numbers_of(bench.reports) == DISTINCT
+    assert bench.events(ModelFell) == []
+    assert yolo.batch_size == 2
+    assert {r.devices["yolo"] for r in bench.reports} == {"cuda:1"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp"),
+    ],
+    ids=["plain", "cudnn", "masked"],
+)
+def test_a_full_card_sends_the_model_to_the_cpu_with_the_same_frames(error: Exception) -> None:
+    def full(model: ScriptedModel, numbers: list[int]) -> None:
+        if model.place.on_card and DISTINCT[9] in numbers:
+            raise error
+
+    yolo, clip = ScriptedModel(place=CARD, fail=full), ScriptedModel("clip")
+    with Bench(ScriptedSource(DISTINCT), yolo, clip) as bench:
+        bench.wait_for(SourceEnded)
+    assert numbers_of(bench.reports) == DISTINCT
+    (fell,) = bench.events(ModelFell)
+    assert (fell.model, fell.device) == ("yolo", "cpu")
+    assert "ran out of memory on cuda:1" in fell.words
+    assert bench.reports[0].devices["yolo"] == "cuda:1"
+    assert bench.reports[-1].devices["yolo"] == "cpu"
+    assert clip.seen == DISTINCT
+
+
+def test_where_the_cpu_is_not_allowed_the_model_is_unloaded_and_the_other_goes_on() -> None:
+    def full(model: ScriptedModel, numbers: list[int]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    yolo, clip = ScriptedModel(place=CARD, fail=full), ScriptedModel("clip")
+    with Bench(ScriptedSource(DISTINCT), yolo, clip, may_fall_to_cpu=False) as bench:
+        bench.wait_for(SourceEnded)
+        assert bench.analysis.seat("yolo") is None
+    (fell,) = bench.events(ModelFell)
+    assert fell.device is None
+    assert clip.seen == DISTINCT
+    assert len(bench.reports) == len(DISTINCT)
+
+
+def test_a_broken_context_ends_the_process() -> None:
+    def broken(model: ScriptedModel, numbers: list[int]) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with Bench(ScriptedSource(DISTINCT), ScriptedModel(place=CARD, fail=broken)) as bench:
+        (dying,) = bench.wait_for(Dying)
+    assert "CUDA context broke" in dying.words
+    assert "cuda:1" in dying.words
+
+
+def test_a_model_that_fails_once_goes_on_and_one_that_always_fails_is_taken_out() -> None:
+    def once(model: ScriptedModel, numbers: list[int]) -> None:
+        if len(model.batches) == 2:
+            raise ValueError("a strange frame")
+
+    def always(model: ScriptedModel, numbers: list[int]) -> None:
+        raise ValueError("no good")
+
+    yolo = ScriptedModel(fail=once, batch_size=2, seconds=0.01)
+    clip = ScriptedModel("clip", fail=always, batch_size=2)
+    with Bench(ScriptedSource(DISTINCT), yolo, clip) as bench:
+        bench.wait_for(SourceEnded)
+    (broke,) = bench.events(ModelBroke)
+    assert broke.model == "clip"
+    assert "3 times in a row: ValueError: no good" in broke.words
+    assert len(clip.batches) == 3
+    assert len(bench.reports) == len(DISTINCT)
+    assert numbers_of(bench.reports)[-1] == DISTINCT[-1]
+
+
+def test_a_model_that_comes_later_looks_at_the_screen_that_stands_still() -> None:
+    source = ScriptedSource([70] * 100_000, live=True)
+    with Bench(source, every_frame=False, fps=100) as bench:
+        bench.wait_for(Reported, 3)
+        yolo = ScriptedModel()
+        bench.put(yolo)
+        deadline = time.monotonic() + 10
+        while not bench.reports[-1].detections and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert yolo.seen == [70]
+    assert numbers_of(bench.reports)[-1] == 70
+
+
+def test_who_reads_slowly_holds_up_the_film_instead_of_filling_the_memory() -> None:
+    source = ScriptedSource([20 + n % 200 for n in range(REPORTS_AHEAD * 3)])
+    with Bench(source, ScriptedModel()) as bench:
+        bench.wait_for(Reported, REPORTS_AHEAD)
+        time.sleep(0.3)
+        assert len(bench.reports) == REPORTS_AHEAD
+        bench.analysis.consumed(10)
+        bench.wait_for(Reported, REPORTS_AHEAD + 10)
+        bench.analysis.consumed(REPORTS_AHEAD * 3)
+        bench.wait_for(SourceEnded)
+    assert [r.sequence for r in bench.reports] == list(range(REPORTS_AHEAD * 3))
+
+
+def test_a_source_that_fails_is_told_and_opened_again() -> None:
+    source = ScriptedSource([30, 60], live=True, fault="the cable came out")
+    with Bench(source, ScriptedModel(), every_frame=False, retry=True) as bench:
+        (trouble, *_) = bench.wait_for(SourceTrouble)
+        bench.wait_for(SourceOpened, 2)
+    assert trouble.words == "the cable came out; mend it"
+
+
+def test_a_source_that_fails_ends_a_watch() -> None:
+    source = ScriptedSource([30, 60], fault="the disk is gone")
+    with Bench(source, ScriptedModel()) as bench:
+        (ended,) = bench.wait_for(SourceEnded)
+    assert ended.failed
+    assert numbers_of(bench.reports) == [30, 60], "what came before counts"
+
+
+def test_a_film_is_played_at_its_own_pace_for_the_bot() -> None:
+    yolo = ScriptedModel()
+    source = ScriptedSource(DISTINCT[:6], fps=10)
+    began = time.monotonic()
+    with Bench(source, yolo, every_frame=False, fps=100) as bench:
+        bench.wait_for(SourceEnded)
+    assert time.monotonic() - began >= 0.5
+    assert len(bench.reports) == 6
