@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import threading
+from typing import Any, cast
 
 import discord
 import discord.ext.test as dpytest
@@ -12,6 +13,8 @@ from discord.ext import commands
 
 from bot.client import DanzarBot
 from cogs.access import MayNotControl
+from cogs.gpu import GpuCommands
+from danzar_gpu import MemorySnapshot
 from tests.bot.doubles import ScriptedVision, frame_report
 from tests.gpu_memory.rig import Card, ScriptedProbe
 
@@ -97,6 +100,30 @@ async def test_a_failed_reading_shows_the_old_figures_as_old(
     assert "42 s old" in str(embed.description)
     assert "read 42 s ago" in str(embed.footer.text)
     assert "📊 Free: 4.9GB" in fields(embed)["Device 0 (RTX 4070):"]
+
+
+async def test_a_slow_reading_asks_discord_for_time(
+    text_bot: DanzarBot, probe: ScriptedProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deferred = threading.Event()
+    monkeypatch.setattr("cogs.gpu.SLOW_SECONDS", 0.01)
+    read = probe.read
+
+    def read_when_deferred(now: float, *, processes: bool) -> MemorySnapshot:
+        assert deferred.wait(timeout=30), "Discord was never asked for time"
+        return read(now, processes=processes)
+
+    class Asked:
+        async def defer(self) -> None:
+            deferred.set()
+
+    cog = text_bot.get_cog("GPU memory")
+    assert isinstance(cog, GpuCommands)
+    monkeypatch.setattr(probe, "read", read_when_deferred)
+    monkeypatch.setattr(cog.manager, "_raw", None)
+    reading = await cog.read(cast(Any, Asked()))
+    assert [device.index for device in reading.devices] == [0, 1]
+    assert not reading.failed
 
 
 async def test_a_machine_without_a_card(text_bot: DanzarBot, probe: ScriptedProbe) -> None:
