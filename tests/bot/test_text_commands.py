@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from typing import Any, cast
 
@@ -105,7 +106,7 @@ async def test_a_slow_reading_asks_discord_for_time(
     text_bot: DanzarBot, probe: ScriptedProbe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deferred = threading.Event()
-    monkeypatch.setattr("cogs.gpu.SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(sys.modules["cogs.gpu"], "SLOW_SECONDS", 0.01)
     read = probe.read
 
     def read_when_deferred(now: float, *, processes: bool) -> MemorySnapshot:
