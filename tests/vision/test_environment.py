@@ -1,0 +1,126 @@
+"""What is set before torch and ultralytics are imported, and that it had its effect."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bot.vision.worker import environment
+from bot.vision.worker.devices import PlaceError, bare_uuid, resolve
+from bot.vision.worker.protocol import Destination
+
+
+def test_everything_is_set() -> None:
+    found: dict[str, str] = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST", "ULTRALYTICS_SAFE_LOAD": "0"}
+    environment.prepare(found, threads=3)
+    assert found["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert found["ULTRALYTICS_SAFE_LOAD"] == "1"
+    assert found["YOLO_OFFLINE"] == "1"
+    assert found["YOLO_AUTOINSTALL"] == "0"
+    assert found["HF_HUB_OFFLINE"] == "1"
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert os.access(found["YOLO_CONFIG_DIR"], os.W_OK)
+
+
+def test_a_folder_that_was_named_is_kept() -> None:
+    found = {"YOLO_CONFIG_DIR": "/somewhere"}
+    environment.prepare(found, threads=1)
+    assert found["YOLO_CONFIG_DIR"] == "/somewhere"
+
+
+CHECK = """
+import os
+from bot.vision.worker import environment
+{setup}
+import torch, ultralytics.nn.tasks
+environment.use_threads(3)
+environment.require_safe_loading()
+import cv2
+print(torch.get_num_threads(), cv2.getNumThreads())
+"""
+
+
+def test_safe_loading_is_effective_and_the_threads_are_ours() -> None:
+    program = CHECK.format(setup="environment.prepare(os.environ, 3)")
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split()[-2:] == ["3", "1"]
+
+
+def test_unsafe_loading_is_noticed() -> None:
+    clean = {k: v for k, v in os.environ.items() if k != "ULTRALYTICS_SAFE_LOAD"}
+    shown = subprocess.run(
+        [sys.executable, "-c", CHECK.format(setup="")], capture_output=True, text=True, env=clean
+    )
+    assert shown.returncode != 0
+    assert "UnsafeSurroundings" in shown.stderr
+
+
+class FakeCuda:
+    """Two cards as torch would see them."""
+
+    def __init__(self, *uuids: str) -> None:
+        self.uuids = uuids
+        self.shares: dict[int, float] = {}
+
+    def is_available(self) -> bool:
+        return bool(self.uuids)
+
+    def device_count(self) -> int:
+        return len(self.uuids)
+
+    def get_device_properties(self, index: int) -> SimpleNamespace:
+        name = ("NVIDIA GeForce RTX 4070 SUPER", "NVIDIA GeForce RTX 4070")[index]
+        return SimpleNamespace(uuid=self.uuids[index], name=name, total_memory=12 << 30)
+
+    def set_per_process_memory_fraction(self, share: float, index: int) -> None:
+        self.shares[index] = share
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    import torch
+
+    fake = FakeCuda("aaaa-1", "bbbb-2")
+    monkeypatch.setattr(torch, "cuda", fake)
+    return fake
+
+
+def test_the_card_that_is_meant_is_taken_and_capped(cuda: FakeCuda) -> None:
+    place = resolve(
+        Destination(device="cuda:1", uuid="GPU-BBBB-2", card="RTX 4070", limit_bytes=3 << 30)
+    )
+    assert (str(place.device), place.shown, place.on_card) == ("cuda:1", "cuda:1", True)
+    assert cuda.shares == {1: 0.25}
+
+
+def test_another_card_under_the_same_number_is_an_error_that_names_both(cuda: FakeCuda) -> None:
+    with pytest.raises(PlaceError) as caught:
+        resolve(Destination(device="cuda:0", uuid="GPU-bbbb-2", card="RTX 4070"))
+    words = str(caught.value)
+    assert "RTX 4070 (GPU-bbbb-2)" in words
+    assert "RTX 4070 SUPER (GPU-aaaa-1)" in words
+    assert "CUDA_VISIBLE_DEVICES" in words
+
+
+def test_a_card_that_torch_does_not_see_is_an_error(cuda: FakeCuda) -> None:
+    with pytest.raises(PlaceError, match="sees 2 cards"):
+        resolve(Destination(device="cuda:5", card="RTX 4090"))
+    cuda.uuids = ()
+    with pytest.raises(PlaceError, match="can't use it"):
+        resolve(Destination(device="cuda:0", card="RTX 4090"))
+
+
+def test_a_simulated_card_is_the_cpu_and_says_so(cuda: FakeCuda) -> None:
+    place = resolve(Destination(device="cuda:1", uuid="GPU-x", simulated=True))
+    assert not place.on_card
+    assert place.shown == "cuda:1 (simulated; really on the CPU)"
+
+
+def test_uuids_are_compared_without_nvmls_prefix() -> None:
+    assert bare_uuid("GPU-0A1b") == bare_uuid("0a1B")
