@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import discord
@@ -74,7 +75,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         # Whether the frame may be shown depends on where it came from, which is known after
         # the look: ask for the picture where that is possible, and post it only if it may be.
         look = await self.pipeline.look(with_image=context.demo or context.may_share(""))
-        embed = look_embed(look.report, self.simulated)
+        embed = look_embed(look.report, self.pipeline.services, self.simulated)
         if look.jpeg is None or not context.may_share(look.report.source):
             embed.set_footer(text=f"{embed.footer.text} · the picture is private")
             await ctx.send(embed=embed)
@@ -205,30 +206,51 @@ def insight_lines(insights: tuple[Insight, ...]) -> list[str]:
     ]
 
 
-def look_embed(report: FrameReport, simulated: bool) -> discord.Embed:
-    """One frame's report."""
+def look_embed(
+    report: FrameReport, services: Mapping[str, ServiceStatus], simulated: bool
+) -> discord.Embed:
+    """One frame's report; ``services`` tell why a model has nothing to say."""
     embed = discord.Embed(title="👁️ What I see", colour=CALM)
     objects = fitted(detection_lines(report.detections))
-    embed.add_field(name="Objects", value=objects or "None that I know.", inline=False)
+    embed.add_field(
+        name="Objects",
+        value=objects or _silence(services, "yolo", "None that I know."),
+        inline=False,
+    )
     insights = fitted(insight_lines(report.insights))
-    embed.add_field(name="Insights", value=insights or "Nothing certain enough.", inline=False)
+    embed.add_field(
+        name="Insights",
+        value=insights or _silence(services, "clip", "Nothing certain enough."),
+        inline=False,
+    )
     if report.milliseconds:
         stages = " · ".join(
             f"{plain(stage)} {spent:.0f} ms" for stage, spent in report.milliseconds.items()
         )
         embed.add_field(name="Time", value=shortened(stages, 1024), inline=False)
-    devices = ", ".join(f"{name} on {device}" for name, device in report.devices.items())
-    age = age_text(max(0.0, time.time() - report.captured_at))
+    # On a frame that equals the one before nothing runs: the answers are carried over.
+    running = {n: s.device for n, s in services.items() if s.state == "running"}
+    devices = ", ".join(f"{name} on {where}" for name, where in (report.devices or running).items())
     footer = [
         f"frame {report.sequence}",
         f"{report.source} {report.width}×{report.height}",
-        f"{age} ago",
-        devices or "no model ran",
+        f"{age_text(max(0.0, time.time() - report.captured_at))} ago",
+        devices or "no model runs",
     ]
-    if simulated:
+    if report.unchanged:
+        footer.append("unchanged")
+    if simulated and "simulated" not in devices:
         footer.append("simulated GPUs")
     embed.set_footer(text=shortened(" · ".join(footer), 2000))
     return embed
+
+
+def _silence(services: Mapping[str, ServiceStatus], name: str, nothing: str) -> str:
+    """Why there is no answer: the model found nothing, or it doesn't run."""
+    service = services.get(name)
+    if service is None or service.state == "running":
+        return nothing
+    return f"{name.upper()}: {STATE_WORDS.get(service.state, service.state)}"
 
 
 async def setup(bot: DanzarBot) -> None:
