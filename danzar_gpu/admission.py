@@ -14,12 +14,17 @@ from typing import Literal
 from danzar_gpu import advice
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Request
-from danzar_gpu.memory import MemorySnapshot
-from danzar_gpu.placement import Placement, Room, place, rebalance, rooms
+from danzar_gpu.memory import GIB, MemorySnapshot, gib
+from danzar_gpu.placement import Placement, Room, cooling, place, rebalance, rooms
+from danzar_gpu.trust import STALE_SECONDS, Outlook, Skeptic
 
 Policy = Literal["cpu", "wait", "fail"]
 Note = Callable[[str, str, int], None]
 
+CPU_CHECK_SECONDS = 2.0
+"""How often cards are looked at while a model waits on the CPU for one of them."""
+GREW_BYTES = GIB // 16
+"""A holder that has so much more than it was leased is resized."""
 SETTLE_SECONDS = 10.0
 """How long memory is watched closely after it changed hands, and how long a model with policy
 ``cpu`` waits for less important ones to leave its card."""
@@ -59,12 +64,15 @@ class Admission:
     _queue: list[Ticket] = field(default_factory=list[Ticket])
     _arrivals: int = 0
     _watch_until: float = 0.0
+    _skeptic: Skeptic = field(default_factory=Skeptic)
 
     # Readings
 
     def observe(self, snapshot: MemorySnapshot, now: float, *, may_move: bool = True) -> None:
         """A new reading: relieve cards that are short, let models return, serve the queue."""
         self.snapshot = snapshot
+        self._skeptic.look(snapshot, self.ledger, self.config, now)
+        self._reconcile(snapshot, now)
         if may_move:
             self._rebalance(snapshot, now)
         self._serve(now)
@@ -73,31 +81,55 @@ class Admission:
         """Seconds to the next reading: short while something is tight, pending or moving."""
         if self.is_tense(now):
             return self.config.pressure_check_interval
+        waiting = any(
+            r.uuid is None and r.request.name not in self.ledger.kept_off for r in self.ledger
+        )
+        if waiting and self.snapshot is not None and self.snapshot.devices:
+            eager = max(self.config.pressure_check_interval, CPU_CHECK_SECONDS)
+            return min(self.config.memory_check_interval, eager)
         return self.config.memory_check_interval
 
     def is_tense(self, now: float) -> bool:
         """Whether memory has to be watched closely."""
         if self._queue or now < self._watch_until:
             return True
-        if any(record.moving or record.better_since is not None for record in self.ledger):
+        if any(r.moving or r.grew or r.better_since is not None for r in self.ledger):
             return True
-        return advice.is_near_pressure(self.rooms(now).values(), self.config)
+        all_rooms = self.rooms(now)
+        # Beside memory that the LLM may claim at any moment nothing may go unseen.
+        llm = all_rooms.get(self.config.main_llm_index)
+        if llm is not None and llm.vision_leased and llm.outstanding:
+            return True
+        return advice.is_near_pressure(all_rooms.values(), self.config)
 
     def rooms(self, now: float) -> dict[int, Room]:
         """Each card's arithmetic by index."""
         if self.snapshot is None:
             return {}
-        return rooms(self.snapshot, self.ledger, self.config, now, self.reservation_bytes)
+        return rooms(self.snapshot, self.ledger, self.config, now, self._outlook(None))
 
-    def place(self, request: Request, now: float, *, may_evict: bool = False) -> Placement:
-        """Where a request would go now. Changes nothing."""
+    def _outlook(self, max_age: float | None = STALE_SECONDS) -> Outlook:
+        # To show where a model would go the last reading will do; to send it there it won't.
+        doubts = self._skeptic.doubts
+        return Outlook(self.reservation_bytes, doubts, self._skeptic.llm_likely, max_age)
+
+    def place(self, request: Request, now: float) -> Placement:
+        """Where a request would go now, by the newest reading. Changes nothing."""
+        outlook = self._outlook(None)
+        return place(
+            request, self.snapshot, self.ledger, self.config, now, outlook=outlook, may_evict=False
+        )
+
+    def _admit(self, request: Request, now: float, *, may_evict: bool = False) -> Placement:
+        """Where a request goes now: only a fresh reading admits anything to a card."""
+        outlook = self._outlook()
         return place(
             request,
             self.snapshot,
             self.ledger,
             self.config,
             now,
-            reservation_bytes=self.reservation_bytes,
+            outlook=outlook,
             may_evict=may_evict,
         )
 
@@ -116,7 +148,7 @@ class Admission:
         if (why := self.ledger.kept_off.get(request.name)) is not None:
             self._grant(ticket, Placement("cpu", why), now)
             return ticket
-        placement = self.place(request, now, may_evict=True)
+        placement = self._admit(request, now, may_evict=True)
         if placement.evictions:
             if policy != "wait":
                 ticket.patience = SETTLE_SECONDS
@@ -159,7 +191,7 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves."""
         while self._queue:
-            placement = self.place(self._queue[0].request, now)
+            placement = self._admit(self._queue[0].request, now)
             if placement.uuid is None:
                 return
             self._grant(self._queue.pop(0), placement, now)
@@ -173,7 +205,7 @@ class Admission:
         ticket.settled(ticket)
 
     def _settle_without_card(self, ticket: Ticket, now: float) -> None:
-        placement = self.place(ticket.request, now)
+        placement = self._admit(ticket.request, now)
         if ticket.policy == "cpu" and placement.device is not None:
             self._grant(ticket, placement, now)
             return
@@ -188,15 +220,45 @@ class Admission:
 
     # Moves
 
-    def _rebalance(self, snapshot: MemorySnapshot, now: float) -> None:
-        plan = rebalance(
-            snapshot, self.ledger, self.config, now, reservation_bytes=self.reservation_bytes
+    def _reconcile(self, snapshot: MemorySnapshot, now: float) -> None:
+        """Whoever takes more than its lease is resized, so that nobody else is promised that."""
+        for device in snapshot.devices:
+            if device.uuid in self._skeptic.doubts:
+                continue
+            for holder, (models, context) in self.ledger.tally(device.uuid).landed.items():
+                here = [r for r in self.ledger if r.holder == holder and r.uuid == device.uuid]
+                if any(r.moving for r in here) or self.ledger.is_departing(
+                    device.uuid, holder, now
+                ):
+                    continue
+                more = self.ledger.held_bytes(device, holder) - models - context
+                if more > GREW_BYTES and here:
+                    self._enlarge(here, more, device.label)
+
+    def _enlarge(self, records: list[LeaseRecord], more: int, label: str) -> None:
+        total = sum(r.request.need.model_bytes for r in records)
+        for record in records:
+            need = record.request.need
+            share = need.model_bytes / total if total else 1 / len(records)
+            activations = need.activations_bytes + int(more * share)
+            record.grew = True
+            self.ledger.resize(record, replace(need, activations_bytes=activations))
+        names = " and ".join(record.request.name for record in records)
+        self.note(
+            "resized", f"{names} took {gib(more):.1f}GB more on {label} than leased", logging.INFO
         )
+
+    def _rebalance(self, snapshot: MemorySnapshot, now: float) -> None:
+        plan = rebalance(snapshot, self.ledger, self.config, now, outlook=self._outlook())
         for record in self.ledger:
             if record.lease_id not in plan.waiting_to_return:
                 record.better_since = None
             elif record.better_since is None:
                 record.better_since = now
+            if record.lease_id not in plan.roomy:
+                record.roomy_since = None
+            elif record.roomy_since is None:
+                record.roomy_since = now
         for move in plan.moves:
             record = self.ledger.get(move.lease_id)
             if record is not None and not record.moving:
@@ -216,8 +278,8 @@ class Admission:
                 self.ledger,
                 self.config,
                 now,
-                reservation_bytes=self.reservation_bytes,
-                exclude={victim.uuid},
+                outlook=self._outlook(),
+                exclude={victim.uuid, *cooling(victim, self.config, now)},
                 may_evict=False,
             )
             reason = f"{request.name} is more important; {elsewhere.reason}"
@@ -239,7 +301,7 @@ class Admission:
         found: list[Placement] = []
         for record in self.ledger:
             if record.request.name == name and record.uuid is None and not record.moving:
-                placement = self.place(record.request, now)
+                placement = self._admit(record.request, now)
                 found.append(placement)
                 if placement.uuid is not None:
                     self._begin_move(record, placement, now, forced=False)

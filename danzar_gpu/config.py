@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -174,7 +175,7 @@ class GPUMemoryConfig(BaseModel):
         description="Readings that are kept in memory.",
     )
     return_dwell_seconds: float = Field(
-        default=60.0,
+        default=15.0,
         ge=0,
         le=3600,
         title="Dwell before a return",
@@ -232,15 +233,20 @@ class GPUMemoryConfig(BaseModel):
 
     def is_llm_process(self, name: str) -> bool:
         """Whether a process of this name counts towards the LLM's reservation."""
-        bare = re.split(r"[\\/]", name.strip().lower())[-1].removesuffix(".exe")
-        if not bare:
-            return False
-        return any(
-            bare == known or (bare.startswith(known) and not bare[len(known)].isalpha())
-            for known in self.main_llm_processes
-        )
+        return _is_named(name, self.main_llm_processes)
 
 
 def device_index(device: str) -> int:
     """The N of ``cuda:N``."""
     return int(device.removeprefix("cuda:"))
+
+
+@lru_cache(maxsize=1024)
+def _is_named(name: str, known_names: tuple[str, ...]) -> bool:
+    bare = re.split(r"[\\/]", name.strip().lower())[-1].removesuffix(".exe")
+    if not bare:
+        return False
+    return any(
+        bare == known or (bare.startswith(known) and not bare[len(known)].isalpha())
+        for known in known_names
+    )

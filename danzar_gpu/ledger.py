@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from danzar_gpu.memory import GIB, DeviceMemory
 
-SETTLED_SECONDS = 600.0
+SETTLED_SECONDS = 60.0
 """Whoever stayed this long on a card was not sent away "soon after it came"."""
 
 
@@ -67,8 +67,14 @@ class LeaseRecord:
     """When it last had to leave a card, by UUID: the cooldown counts from there."""
     expulsions: dict[str, int] = field(default_factory=dict[str, int])
     """How often in a row it had to leave a card soon after it came: the cooldown doubles."""
+    short_stays: set[str] = field(default_factory=set[str])
+    """Cards from which it was last sent away soon after it came."""
     better_since: float | None = None
     """Since when a better device than the present one has had room."""
+    roomy_since: float | None = None
+    """The same, with the margin for a return beyond its need."""
+    grew: bool = False
+    """It was seen to take more than it was leased: it is watched closely."""
 
     @property
     def holder(self) -> str:
@@ -91,6 +97,19 @@ class HolderMemory:
     by_index: Mapping[int, tuple[int, int]]
 
 
+@dataclass(slots=True)
+class CardTally:
+    """What is leased on one card, by process: (models, context) bytes."""
+
+    leased: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    landed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """Without those on their way here."""
+
+    @property
+    def leased_bytes(self) -> int:
+        return sum(models + context for models, context in self.leased.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Departure:
     """Bytes on their way back to the driver, which shows them late."""
@@ -109,6 +128,8 @@ class Ledger:
         self._holders: dict[str, HolderMemory] = {}
         self._departures: list[Departure] = []
         self._ids = count(1)
+        self._learned: dict[str, dict[str, Footprint]] = {}
+        self._tallies: dict[str, CardTally] | None = None
         self.kept_off: dict[str, str] = {}
         """Names of models that stay on the CPU until somebody says otherwise, and why."""
 
@@ -122,9 +143,15 @@ class Ledger:
         """The same leases, to plan with: changes to it change nothing here."""
         twin = Ledger()
         twin._leases = {
-            key: replace(r, left_at=dict(r.left_at), expulsions=dict(r.expulsions))
+            key: replace(
+                r,
+                left_at=dict(r.left_at),
+                expulsions=dict(r.expulsions),
+                short_stays=set(r.short_stays),
+            )
             for key, r in self._leases.items()
         }
+        twin._learned = {name: dict(by_card) for name, by_card in self._learned.items()}
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
         twin.kept_off = dict(self.kept_off)
@@ -136,13 +163,17 @@ class Ledger:
     def grant(
         self, request: Request, uuid: str | None, device: str, reason: str, now: float
     ) -> LeaseRecord:
+        if uuid is not None:
+            request = replace(request, need=self.expected(request, uuid))
         record = LeaseRecord(next(self._ids), request, uuid, device, reason, now)
         self._leases[record.lease_id] = record
+        self._tallies = None
         return record
 
     def release(self, lease_id: int, now: float) -> LeaseRecord | None:
         """Forget a lease; what it held departs. ``None`` if it was gone already."""
         record = self._leases.pop(lease_id, None)
+        self._tallies = None
         if record is not None and record.uuid is not None:
             self._depart(record, record.uuid, now)
         return record
@@ -159,15 +190,20 @@ class Ledger:
     ) -> None:
         """It counts on both devices until it landed. ``forced``: it had no choice."""
         record.target_uuid, record.target_device, record.target_reason = uuid, device, reason
-        record.better_since = None
-        if record.uuid is not None and forced:
+        record.better_since = record.roomy_since = None
+        self._tallies = None
+        if record.uuid is None:
+            return
+        if forced:
             soon = now - record.landed_at < SETTLED_SECONDS
             before = record.expulsions.get(record.uuid, 0) if soon else 0
             record.expulsions[record.uuid] = before + 1
-            record.left_at[record.uuid] = now
+            (record.short_stays.add if soon else record.short_stays.discard)(record.uuid)
+        record.left_at[record.uuid] = now
 
     def cancel_move(self, record: LeaseRecord) -> None:
         record.target_uuid, record.target_device, record.target_reason = None, None, ""
+        self._tallies = None
 
     def land(self, record: LeaseRecord, now: float) -> None:
         """It has arrived where it was told to go."""
@@ -176,13 +212,32 @@ class Ledger:
         if record.uuid is not None and record.uuid != record.target_uuid:
             self._depart(record, record.uuid, now)
         record.uuid, record.device = record.target_uuid, record.target_device
+        if record.uuid is not None:
+            need = self.expected(record.request, record.uuid)
+            record.request = replace(record.request, need=need)
         record.reason = record.target_reason
         record.landed_at = now
         self.cancel_move(record)
 
     def resize(self, record: LeaseRecord, need: Footprint) -> None:
-        """The holder measured what it really takes."""
+        """The holder measured what it really takes; on a card that is learned."""
         record.request = replace(record.request, need=need)
+        self._tallies = None
+        if record.uuid is not None:
+            self._learned.setdefault(record.request.name, {})[record.uuid] = need
+
+    def is_learned(self, name: str) -> bool:
+        """Whether a model of this name was ever measured on a card."""
+        return name in self._learned
+
+    def expected(self, request: Request, uuid: str) -> Footprint:
+        """What a request will take on a card: as measured there, else elsewhere, else as asked."""
+        by_card = self._learned.get(request.name)
+        if not by_card:
+            return request.need
+        if uuid in by_card:
+            return by_card[uuid]
+        return max(by_card.values(), key=lambda need: need.total_bytes)
 
     def set_holder(self, holder: str, memory: HolderMemory) -> None:
         self._holders[holder] = memory
@@ -206,29 +261,42 @@ class Ledger:
 
     def leased_bytes(self, uuid: str, holder: str | None = None) -> int:
         """What is promised to leases on a card: models, and a context for each holder."""
-        return self._promised(r for r in self if r.occupies(uuid) and holder in (None, r.holder))
+        tally = self.tally(uuid)
+        if holder is None:
+            return tally.leased_bytes
+        return sum(tally.leased.get(holder, (0, 0)))
 
     def landed_bytes(self, uuid: str, holder: str) -> int:
         """The same for the leases that are there already, without those on their way."""
-        return self._promised(r for r in self if r.uuid == uuid and r.holder == holder)
+        return sum(self.tally(uuid).landed.get(holder, (0, 0)))
 
-    @staticmethod
-    def _promised(records: Iterable[LeaseRecord]) -> int:
-        models: dict[str, int] = {}
-        contexts: dict[str, int] = {}
-        for record in records:
+    def tally(self, uuid: str) -> CardTally:
+        """Sums of one card; kept until a lease changes."""
+        if self._tallies is None:
+            self._tallies = self._counted()
+        return self._tallies.get(uuid) or CardTally()
+
+    def _counted(self) -> dict[str, CardTally]:
+        found: dict[str, CardTally] = {}
+        for record in self._leases.values():
+            need = record.request.need
             # Holders without a name are processes of their own, each with its own context.
-            key = record.holder or f"#{record.lease_id}"
-            models[key] = models.get(key, 0) + record.request.need.model_bytes
-            contexts[key] = max(contexts.get(key, 0), record.request.need.context_bytes)
-        return sum(models.values()) + sum(contexts.values())
+            key = record.request.holder or f"#{record.lease_id}"
+            size = need.weights_bytes + need.activations_bytes
+            for uuid, landed in ((record.uuid, True), (record.target_uuid, False)):
+                if uuid is None or (not landed and uuid == record.uuid):
+                    continue
+                tally = found.get(uuid)
+                if tally is None:
+                    tally = found[uuid] = CardTally()
+                _add(tally.leased, key, size, need.context_bytes)
+                if landed:
+                    _add(tally.landed, key, size, need.context_bytes)
+        return found
 
     def context_bytes(self, uuid: str, holder: str) -> int:
         """The context that is already counted for a named holder on a card."""
-        if not holder:
-            return 0
-        here = (r for r in self if r.holder == holder and r.occupies(uuid))
-        return max((r.request.need.context_bytes for r in here), default=0)
+        return self.tally(uuid).leased.get(holder, (0, 0))[1] if holder else 0
 
     def held_bytes(self, device: DeviceMemory, holder: str) -> int:
         """What a holder already has on a card: the driver's word, else its allocator's."""
@@ -244,15 +312,22 @@ class Ledger:
         context = max((r.request.need.context_bytes for r in self if r.holder == holder), default=0)
         return reserved + context
 
+    def allocator_bytes(self, index: int, holder: str) -> int:
+        """What a holder's own allocator says that it has on a card; 0 if it says nothing."""
+        memory = self._holders.get(holder)
+        return memory.by_index.get(index, (0, 0))[0] if memory else 0
+
     def pending_bytes(self, device: DeviceMemory) -> int:
         """Leased on this card but not yet allocated, so the driver still calls it free."""
-        return sum(
-            max(0, self.leased_bytes(device.uuid, holder) - self.held_bytes(device, holder))
-            for holder in self.holders_on(device.uuid)
-        )
+        pending = 0
+        for holder, (models, context) in self.tally(device.uuid).leased.items():
+            pending += max(0, models + context - self.held_bytes(device, holder))
+        return pending
 
     def departing_bytes(self, device: DeviceMemory, now: float, patience: float) -> int:
         """Given up in the last ``patience`` seconds and not yet shown as free by the driver."""
+        if not self._departures:
+            return 0
         self._departures = [d for d in self._departures if now - d.at < 60.0]
         total = 0
         for holder in {d.holder for d in self._departures if d.uuid == device.uuid}:
@@ -265,7 +340,19 @@ class Ledger:
             total += min(recent, max(0, surplus))
         return total
 
+    def is_departing(self, uuid: str, holder: str, now: float, patience: float = 10.0) -> bool:
+        """Whether a holder gave up memory on a card so recently that it may still be shown."""
+        return any(
+            d.uuid == uuid and d.holder == holder and now - d.at < patience
+            for d in self._departures
+        )
+
     def _depart(self, record: LeaseRecord, uuid: str, now: float) -> None:
         self._departures.append(
             Departure(uuid, record.holder, record.request.need.model_bytes, now)
         )
+
+
+def _add(sums: dict[str, tuple[int, int]], key: str, models: int, context: int) -> None:
+    before, widest = sums.get(key, (0, 0))
+    sums[key] = (before + models, max(widest, context))

@@ -6,22 +6,37 @@ other card, the CPU. The arithmetic of one card is a ``Room``::
 
     available = free - leased but not yet allocated - the LLM's outstanding reservation
     fits      = available >= threshold and available - need >= headroom and within vision's limit
+
+A model that was never measured needs half as much again as was predicted, the headroom included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import LeaseRecord, Ledger, Request
 from danzar_gpu.memory import GIB, DeviceMemory, MemorySnapshot, gib
+from danzar_gpu.trust import PLAIN, Outlook
 
 NO_DEVICE = "No GPU devices available with sufficient memory"
 RELEASE_PATIENCE_SECONDS = 5.0
 """How long the driver may take to show memory that was given up: 0.5 to 1.5 s is typical."""
 NEAR_TIE_BYTES = GIB // 4
 """Differences in free memory below this don't decide between two cards."""
+SURPRISE_SHARE = 0.5
+"""How much more than predicted a model may take that was never measured."""
+LIMIT_TOLERANCE_BYTES = GIB // 16
+"""A measured model may be so much over vision's limit before it has to leave."""
+FIRST_DWELL_SECONDS = 3.0
+"""A model that never had to leave a card goes there when it has had room for so long."""
+FORGIVEN_SECONDS = 600.0
+"""So long after a model left a card it is as if it never had."""
+TIGHT_DWELL_FACTOR = 4
+"""A card without the margin for a return must have had room so many times longer."""
+_LOST = re.compile(r"\blost\b|fallen off|not found", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +55,18 @@ class Room:
     vision_limit: int
     doubtful: str = ""
     """Why this reading must not be used to admit anything; empty when it may."""
+    unlisted_llm: int = 0
+    """What the LLM probably holds of ``outstanding``, though no list of processes says so."""
 
     @property
     def available(self) -> int:
         """What may be handed out: free now, less what is promised. May be negative."""
         return self.device.free_bytes - self.pending - self.outstanding
+
+    @property
+    def likely_available(self) -> int:
+        """The same where only the processes' list is missing: who is there may stay."""
+        return self.available + self.unlisted_llm
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,8 @@ class Rebalance:
     moves: tuple[Move, ...] = ()
     waiting_to_return: tuple[int, ...] = ()
     """Leases for which a better device has room: their dwell runs."""
+    roomy: tuple[int, ...] = ()
+    """Those of them for which it has the margin for a return, too."""
     pressure: tuple[tuple[int, int], ...] = ()
     """(device index, missing bytes) of every card with less free than promised."""
 
@@ -89,26 +113,35 @@ def llm_held_bytes(device: DeviceMemory, config: GPUMemoryConfig) -> int:
 
 
 def room_of(
-    device: DeviceMemory, ledger: Ledger, config: GPUMemoryConfig, now: float, reservation: int
+    device: DeviceMemory,
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    now: float,
+    reservation: int,
+    outlook: Outlook = PLAIN,
 ) -> Room:
     """One card's arithmetic; ``reservation`` is the LLM's, in bytes, 0 on other cards."""
     held = llm_held_bytes(device, config)
-    leased = ledger.leased_bytes(device.uuid)
+    outstanding = max(0, reservation - held)
+    unlisted = outlook.llm_likely.get(device.uuid, 0)
     return Room(
         device=device,
         pending=ledger.pending_bytes(device),
-        outstanding=max(0, reservation - held),
+        outstanding=outstanding,
         llm_held=held,
         departing=ledger.departing_bytes(device, now, RELEASE_PATIENCE_SECONDS),
-        vision_leased=leased,
+        vision_leased=ledger.leased_bytes(device.uuid),
         vision_limit=config.vision_limit_bytes(device.total_bytes),
-        doubtful=_doubt(device, config, now),
+        doubtful=outlook.doubts.get(device.uuid) or _doubt(device, config, now, outlook.max_age),
+        unlisted_llm=min(outstanding, max(0, unlisted - held)),
     )
 
 
-def _doubt(device: DeviceMemory, config: GPUMemoryConfig, now: float) -> str:
+def _doubt(device: DeviceMemory, config: GPUMemoryConfig, now: float, max_age: float | None) -> str:
     age = max(device.age_seconds, now - device.read_at)
-    if age > max(2.5 * config.memory_check_interval, 3.0 * config.probe_timeout_seconds):
+    if max_age is None:
+        max_age = max(2.5 * config.memory_check_interval, 3.0 * config.probe_timeout_seconds)
+    if age > max_age:
         return f"its last reading is {age:.0f} s old"
     if device.total_bytes <= 0 or not 0 <= device.free_bytes <= device.total_bytes:
         return "the driver's figures for it make no sense"
@@ -124,17 +157,16 @@ def rooms(
     ledger: Ledger,
     config: GPUMemoryConfig,
     now: float,
-    reservation_bytes: int | None = None,
+    outlook: Outlook = PLAIN,
 ) -> dict[int, Room]:
-    """Every card's arithmetic by index.
-
-    ``reservation_bytes`` replaces the configured reservation where it is learned (``auto``).
-    """
-    if reservation_bytes is None:
-        reservation_bytes = configured_reservation(config)
+    """Every card's arithmetic by index."""
+    reservation = outlook.reservation_bytes
+    if reservation is None:
+        reservation = configured_reservation(config)
+    llm_index = config.main_llm_index
     return {
         d.index: room_of(
-            d, ledger, config, now, reservation_bytes if d.index == config.main_llm_index else 0
+            d, ledger, config, now, reservation if d.index == llm_index else 0, outlook
         )
         for d in snapshot.devices
     }
@@ -148,17 +180,34 @@ def configured_reservation(config: GPUMemoryConfig) -> int:
 
 def need_on(request: Request, uuid: str, ledger: Ledger) -> int:
     """Bytes that a request adds on a card: of its context only what its holder lacks there."""
-    return request.need.model_bytes + max(
-        0, request.need.context_bytes - ledger.context_bytes(uuid, request.holder)
+    need = ledger.expected(request, uuid)
+    return need.model_bytes + max(
+        0, need.context_bytes - ledger.context_bytes(uuid, request.holder)
     )
 
 
-def shortage(room: Room, need: int, config: GPUMemoryConfig, margin_bytes: int = 0) -> str | None:
-    """Why ``need`` bytes (and a margin) don't fit on a card, in words; ``None`` when they do."""
+def surprise_on(request: Request, ledger: Ledger) -> int:
+    """Bytes by which a model that was never measured may exceed what is expected of it."""
+    if ledger.is_learned(request.name):
+        return 0
+    return int(SURPRISE_SHARE * request.need.model_bytes)
+
+
+def shortage(
+    room: Room,
+    need: int,
+    config: GPUMemoryConfig,
+    margin_bytes: int = 0,
+    surprise_bytes: int = 0,
+) -> str | None:
+    """Why ``need`` bytes (and a margin) don't fit on a card, in words; ``None`` when they do.
+
+    ``surprise_bytes`` may come on top; the headroom absorbs it as far as it goes.
+    """
     device = room.device
     if room.doubtful:
         return f"{device.label} is left alone: {room.doubtful}"
-    headroom = int(config.headroom_gb * GIB) if need else 0
+    headroom = max(int(config.headroom_gb * GIB), surprise_bytes) if need else 0
     wanted = max(int(config.cpu_fallback_threshold_gb * GIB), need + headroom + margin_bytes)
     if device.index == config.main_llm_index and room.available < wanted:
         return (
@@ -229,7 +278,7 @@ def place(
     config: GPUMemoryConfig,
     now: float,
     *,
-    reservation_bytes: int | None = None,
+    outlook: Outlook = PLAIN,
     exclude: Collection[str] = (),
     may_evict: bool = True,
     margin_bytes: int = 0,
@@ -241,12 +290,26 @@ def place(
     """
     if snapshot is None:
         return _no_card(["no reading of the GPUs yet"], config)
-    all_rooms = rooms(snapshot, ledger, config, now, reservation_bytes)
+    all_rooms = rooms(snapshot, ledger, config, now, outlook)
+    return _choose(request, all_rooms, ledger, config, exclude, may_evict, margin_bytes)
+
+
+def _choose(
+    request: Request,
+    all_rooms: Mapping[int, Room],
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    exclude: Collection[str] = (),
+    may_evict: bool = False,
+    margin_bytes: int = 0,
+) -> Placement:
+    surprise = surprise_on(request, ledger)
     why: list[str] = []
-    ordered = order((d for d in snapshot.devices if d.uuid not in exclude), config)
+    ordered = order((r.device for r in all_rooms.values() if r.device.uuid not in exclude), config)
     for device in ordered:
         room = all_rooms[device.index]
-        problem = shortage(room, need_on(request, device.uuid, ledger), config, margin_bytes)
+        need = need_on(request, device.uuid, ledger)
+        problem = shortage(room, need, config, margin_bytes, surprise)
         if problem is None:
             return Placement(device.device, available_words(room), device.uuid)
         why.append(problem)
@@ -261,7 +324,7 @@ def place(
                     device.uuid,
                     tuple(v.lease_id for v in victims),
                 )
-    if not snapshot.devices:
+    if not all_rooms:
         why.append("no NVIDIA GPU was found")
     return _no_card(why, config)
 
@@ -279,6 +342,7 @@ def _victims_for(
     """The fewest, least important leases whose leaving makes the request fit; else none."""
     uuid = room.device.uuid
     need = need_on(request, uuid, ledger)
+    surprise = surprise_on(request, ledger)
     candidates = sorted(
         (
             r
@@ -299,7 +363,7 @@ def _victims_for(
             ),
             vision_leased=max(0, room.vision_leased - freed),
         )
-        if shortage(relieved, need, config) is None:
+        if shortage(relieved, need, config, surprise_bytes=surprise) is None:
             return tuple(chosen)
     return ()
 
@@ -316,46 +380,32 @@ def rebalance(
     config: GPUMemoryConfig,
     now: float,
     *,
-    reservation_bytes: int | None = None,
+    outlook: Outlook = PLAIN,
 ) -> Rebalance:
     """Who has to leave a card that is short, and who may return to a better one."""
-    all_rooms = rooms(snapshot, ledger, config, now, reservation_bytes)
-    by_uuid = {room.device.uuid: room for room in all_rooms.values()}
-    ledger = ledger.copy()  # moves count against each other before anybody makes them
-    moves: list[Move] = []
+    planner = _Planner(snapshot, ledger, config, now, outlook)
     pressure: list[tuple[int, int]] = []
-    for room in all_rooms.values():
+    for room in tuple(planner.rooms.values()):
         missing = _deficit(room, config)
         if missing > 0:
             pressure.append((room.device.index, missing))
-            moves += _relieve(room, missing, snapshot, ledger, config, now, reservation_bytes)
-    for record in ledger:
-        lost = record.uuid is not None and record.uuid not in by_uuid
-        if lost and not record.moving:
-            placement = place(
-                record.request,
-                snapshot,
-                ledger,
-                config,
-                now,
-                reservation_bytes=reservation_bytes,
-                may_evict=False,
-            )
-            reason = f"its card is gone; {placement.reason}"
-            moves.append(_plan(record, placement, reason, ledger, now))
+        excess = 0 if room.doubtful else room.vision_leased - room.vision_limit
+        if missing > 0 or excess > LIMIT_TOLERANCE_BYTES:
+            planner.relieve(room, missing, excess)
+    planner.rescue()
     waiting: list[int] = []
-    if not pressure:
-        for record in sorted(ledger, key=lambda r: (-r.request.priority, r.lease_id)):
-            better = _better(record, snapshot, ledger, config, now, reservation_bytes)
-            if better is None:
-                continue
-            waiting.append(record.lease_id)
-            since = record.better_since
-            settled = since is not None and now - since >= config.return_dwell_seconds
-            if settled and not moves:
-                # One return at a time: the next reading shows what it really took.
-                moves.append(Move(record.lease_id, better, forced=False))
-    return Rebalance(tuple(moves), tuple(waiting), tuple(pressure))
+    roomy: list[int] = []
+    for record in sorted(ledger, key=lambda r: (-r.request.priority, r.lease_id)):
+        better = planner.better(record)
+        if better is None:
+            continue
+        waiting.append(record.lease_id)
+        if better.roomy:
+            roomy.append(record.lease_id)
+        if better.ready and not planner.moves:
+            # One return at a time: the next reading shows what it really took.
+            planner.moves.append(Move(record.lease_id, better.placement, forced=False))
+    return Rebalance(tuple(planner.moves), tuple(waiting), tuple(roomy), tuple(pressure))
 
 
 def _deficit(room: Room, config: GPUMemoryConfig) -> int:
@@ -363,48 +413,160 @@ def _deficit(room: Room, config: GPUMemoryConfig) -> int:
     if room.doubtful or not room.vision_leased:
         return 0
     floor = int(config.pressure_gb * GIB)
-    return max(0, floor - room.available - room.departing)
+    return max(0, floor - room.likely_available - room.departing)
 
 
-def _relieve(
-    room: Room,
-    missing: int,
-    snapshot: MemorySnapshot,
-    ledger: Ledger,
+@dataclass(frozen=True, slots=True)
+class _Better:
+    """A device that is worth a move."""
+
+    placement: Placement
+    roomy: bool
+    """It has the margin for a return beyond the need."""
+    ready: bool
+    """It has had room for long enough, and the model may move."""
+
+
+class _Planner:
+    """One rebalancing: moves count against each other before anybody makes them."""
+
+    def __init__(
+        self,
+        snapshot: MemorySnapshot,
+        ledger: Ledger,
+        config: GPUMemoryConfig,
+        now: float,
+        outlook: Outlook,
+    ) -> None:
+        self.moves: list[Move] = []
+        self.rooms = rooms(snapshot, ledger, config, now, outlook)
+        self._snapshot = snapshot
+        self._original = ledger
+        self._ledger = ledger
+        self._config = config
+        self._now = now
+        self._outlook = outlook
+
+    def relieve(self, room: Room, missing: int, excess: int) -> None:
+        """Evict just the deficit: the least important first, among equals the largest relief."""
+        uuid = room.device.uuid
+        leaving = sum(
+            r.request.need.model_bytes
+            for r in self._ledger
+            if r.uuid == uuid and r.moving and r.target_uuid != uuid
+        )
+        candidates = sorted(
+            (r for r in self._ledger if r.uuid == uuid and not r.moving),
+            key=lambda r: (r.request.priority, -r.request.need.model_bytes, r.lease_id),
+        )
+        for record in _just_enough(candidates, max(missing, excess) - leaving):
+            if missing > 0:
+                why = f"{room.device.label} is short of {gib(missing):.1f}GB{_whose(room)}"
+            else:
+                why = (
+                    f"{room.device.label} holds {gib(excess):.1f}GB more for vision than the "
+                    f"{gib(room.vision_limit):.1f}GB allowed"
+                )
+            self._expel(record, why, {uuid})
+
+    def rescue(self) -> None:
+        """Whoever was on a card that is gone has to be elsewhere."""
+        present = {room.device.uuid for room in self.rooms.values()}
+        for record in self._ledger:
+            if record.uuid is None or record.uuid in present or record.moving:
+                continue
+            if not _unreadable(record.device, self._snapshot.faults):
+                self._expel(record, "its card is gone", set())
+
+    def _expel(self, record: LeaseRecord, why: str, exclude: set[str]) -> None:
+        away = exclude | cooling(record, self._config, self._now)
+        found = _choose(record.request, self.rooms, self._ledger, self._config, away)
+        placement = replace(found, reason=f"{why}; {found.reason}", evictions=())
+        if self._ledger is self._original:
+            self._ledger = self._original.copy()
+        twin = self._ledger.get(record.lease_id) or record
+        # Whoever must leave may: with no card and the CPU off (device None) it is unloaded.
+        self._ledger.begin_move(
+            twin, found.uuid, found.device or "none", why, now=self._now, forced=True
+        )
+        self.rooms = rooms(self._snapshot, self._ledger, self._config, self._now, self._outlook)
+        self.moves.append(Move(record.lease_id, placement, forced=True))
+
+    def better(self, record: LeaseRecord) -> _Better | None:
+        """Off the CPU, or off the LLM's card to vision's own."""
+        config, now = self._config, self._now
+        on_llm_card = record.device == config.main_llm_device != config.vision_device
+        if record.moving or not (record.uuid is None or on_llm_card):
+            return None
+        if record.request.name in self._ledger.kept_off:
+            return None
+        cold = cooling(record, config, now)
+        found = self._choice(record, cold)
+        ready = found is not None and now - record.landed_at >= _residency(record, config)
+        if found is None and cold:
+            found = self._choice(record, set())
+        if found is None or found.uuid is None:
+            return None
+        if on_llm_card and found.device != config.vision_device:
+            return None
+        room = next(r for r in self.rooms.values() if r.device.uuid == found.uuid)
+        need = need_on(record.request, found.uuid, self._ledger)
+        margin = int(config.return_margin_gb * GIB)
+        surprise = surprise_on(record.request, self._ledger)
+        roomy = shortage(room, need, config, margin, surprise) is None
+        ready = ready and _waited(record, found.uuid, roomy, on_llm_card, config, now)
+        return _Better(replace(found, reason=f"room again: {found.reason}"), roomy, ready)
+
+    def _choice(self, record: LeaseRecord, exclude: set[str]) -> Placement | None:
+        if record.uuid is not None:
+            exclude = {*exclude, record.uuid}
+        found = _choose(record.request, self.rooms, self._ledger, self._config, exclude)
+        return found if found.uuid is not None else None
+
+
+def _unreadable(device: str, faults: Iterable[str]) -> bool:
+    """Whether a card is missing from a reading only because the driver would not answer."""
+    label = f"Device {device.removeprefix('cuda:')} ("
+    return any(fault.startswith(label) and not _LOST.search(fault) for fault in faults)
+
+
+def _residency(record: LeaseRecord, config: GPUMemoryConfig) -> float:
+    if record.request.min_residency is not None:
+        return record.request.min_residency
+    # Whoever only ever was on the CPU was not moved: nothing can bounce.
+    return config.min_residency_seconds if record.left_at else 0.0
+
+
+def _waited(
+    record: LeaseRecord,
+    uuid: str,
+    roomy: bool,
+    on_llm_card: bool,
     config: GPUMemoryConfig,
     now: float,
-    reservation_bytes: int | None,
-) -> list[Move]:
-    """Evict just the deficit: the least important first, among equals the largest relief."""
-    uuid = room.device.uuid
-    missing -= sum(
-        r.request.need.model_bytes
-        for r in ledger
-        if r.uuid == uuid and r.moving and r.target_uuid != uuid
-    )
-    moves: list[Move] = []
-    candidates = sorted(
-        (r for r in ledger if r.uuid == uuid and not r.moving),
-        key=lambda r: (r.request.priority, -r.request.need.model_bytes, r.lease_id),
-    )
-    chosen = _just_enough(candidates, missing)
-    for record in chosen:
-        placement = place(
-            record.request,
-            snapshot,
-            ledger,
-            config,
-            now,
-            reservation_bytes=reservation_bytes,
-            exclude={uuid},
-            may_evict=False,
-        )
-        reason = (
-            f"{room.device.label} is short of {gib(missing):.1f}GB"
-            f"{_whose(room)}; {placement.reason}"
-        )
-        moves.append(_plan(record, placement, reason, ledger, now))
-    return moves
+) -> bool:
+    """Whether a card has had room for long enough for this model.
+
+    Where it never had to leave a moment will do. A model that had stayed for long before it had
+    to leave returns soon; one that was sent away soon after it came waits longer each time.
+    """
+    dwell = config.return_dwell_seconds
+    left = record.left_at.get(uuid)
+    fresh = left is None or now - left >= FORGIVEN_SECONDS
+    if on_llm_card:
+        patience = dwell
+    elif fresh:
+        patience = min(FIRST_DWELL_SECONDS, dwell)
+    elif uuid in record.short_stays:
+        patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 5)
+    else:
+        patience = dwell / 3
+    if (fresh or roomy) and not on_llm_card:
+        since = record.better_since if fresh else record.roomy_since
+    else:
+        since = record.roomy_since if on_llm_card else record.better_since
+        patience *= 1 if on_llm_card else TIGHT_DWELL_FACTOR
+    return since is not None and now - since >= patience
 
 
 def _just_enough(candidates: list[LeaseRecord], missing: int) -> list[LeaseRecord]:
@@ -431,57 +593,15 @@ def _whose(room: Room) -> str:
     return ""
 
 
-def _plan(
-    record: LeaseRecord, placement: Placement, reason: str, ledger: Ledger, now: float
-) -> Move:
-    """Whoever must leave may: with no card and the CPU off (device ``None``) it is unloaded."""
-    ledger.begin_move(
-        record, placement.uuid, placement.device or "none", reason, now=now, forced=True
-    )
-    return Move(record.lease_id, replace(placement, reason=reason, evictions=()), forced=True)
-
-
 def cooldown(expulsions: int, config: GPUMemoryConfig) -> float:
     """Seconds before a return to a card that it had to leave so many times in a row."""
     return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 5)
 
 
-def _better(
-    record: LeaseRecord,
-    snapshot: MemorySnapshot,
-    ledger: Ledger,
-    config: GPUMemoryConfig,
-    now: float,
-    reservation_bytes: int | None,
-) -> Placement | None:
-    """A device that is worth a move back: off the CPU, or off the LLM's card to vision's own."""
-    on_llm_card = record.device == config.main_llm_device != config.vision_device
-    if record.moving or not (record.uuid is None or on_llm_card):
-        return None
-    if record.request.name in ledger.kept_off:
-        return None
-    residency = record.request.min_residency
-    if residency is None:
-        residency = config.min_residency_seconds
-    if now - record.landed_at < residency:
-        return None
-    cooling = {
+def cooling(record: LeaseRecord, config: GPUMemoryConfig, now: float) -> set[str]:
+    """Cards (UUIDs) that a lease left too recently to go back there."""
+    return {
         uuid
         for uuid, left in record.left_at.items()
-        if now - left < cooldown(record.expulsions.get(uuid, 1), config)
+        if now - left < cooldown(max(1, record.expulsions.get(uuid, 1)), config)
     }
-    exclude = {*cooling, record.uuid} if record.uuid else cooling
-    found = place(
-        record.request,
-        snapshot,
-        ledger,
-        config,
-        now,
-        reservation_bytes=reservation_bytes,
-        exclude=exclude,
-        may_evict=False,
-        margin_bytes=int(config.return_margin_gb * GIB),
-    )
-    if found.uuid is None or (on_llm_card and found.device != config.vision_device):
-        return None
-    return replace(found, reason=f"room again: {found.reason}")

@@ -25,8 +25,8 @@ from danzar_gpu.simulate.engine import (
     Desk,
     Job,
     PolicyBase,
-    growth_times,
     grown_gb,
+    growth_times,
 )
 from danzar_gpu.simulate.trace import Model, Program, Trace
 

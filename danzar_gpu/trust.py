@@ -1,0 +1,93 @@
+"""What readings are worth, one compared with the ones before it.
+
+A single reading can't tell that a driver's figures are wrong. Doubtful readings admit nothing and
+send nobody away; a missing list of processes neither shrinks the LLM's promise for admission nor
+drives out whoever is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.ledger import Ledger
+from danzar_gpu.memory import GIB, DeviceMemory, MemorySnapshot
+
+STALE_SECONDS = 2.0
+"""Readings come each second while anything matters; an older one is no reason to act."""
+TOLERANCE_BYTES = GIB // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known beyond the newest reading."""
+
+    reservation_bytes: int | None = None
+    """The LLM's reservation where it is learned; ``None``: the configured one."""
+    doubts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Cards (UUIDs) whose figures are not to be acted on, and why."""
+    llm_likely: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What the LLM probably still holds where nobody lists processes now: reason enough not to
+    send anybody away, none to admit anybody."""
+    max_age: float | None = None
+    """Seconds; what was read longer ago admits nothing."""
+
+
+PLAIN = Outlook()
+
+
+class Skeptic:
+    """Remembers the last good readings of each card."""
+
+    def __init__(self) -> None:
+        self.doubts: dict[str, str] = {}
+        self.llm_likely: dict[str, int] = {}
+        self._listed: dict[str, tuple[int, int]] = {}
+        """By UUID at the last list of processes: (LLM's bytes, bytes that are not ours)."""
+
+    def look(
+        self, snapshot: MemorySnapshot, ledger: Ledger, config: GPUMemoryConfig, now: float
+    ) -> None:
+        """Judge a new reading."""
+        self.doubts.clear()
+        for device in snapshot.devices:
+            doubt = self._doubt(device, ledger, now)
+            if doubt:
+                self.doubts[device.uuid] = doubt
+            else:
+                self._remember(device, ledger, config)
+
+    def _doubt(self, device: DeviceMemory, ledger: Ledger, now: float) -> str:
+        age = max(device.age_seconds, now - device.read_at)
+        if age > STALE_SECONDS:
+            return f"its last reading is {age:.0f} s old"
+        if device.total_bytes <= 0:
+            return "the driver says that it has no memory"
+        ours = _ours(device, ledger)
+        if ours > device.reserved_bytes + TOLERANCE_BYTES:
+            return "our own models hold more there than the driver says is used"
+        if device.free_bytes == 0 and device.processes:
+            sizes = [p.used_bytes for p in device.processes]
+            known = sum(size for size in sizes if size is not None)
+            if None not in sizes and known < device.total_bytes - 2 * GIB:
+                return "the driver says it is full, and its processes hold far less"
+        return ""
+
+    def _remember(self, device: DeviceMemory, ledger: Ledger, config: GPUMemoryConfig) -> None:
+        foreign = max(0, device.reserved_bytes - _ours(device, ledger))
+        if device.processes is not None:
+            held = sum(p.used_bytes or 0 for p in device.processes if config.is_llm_process(p.name))
+            self._listed[device.uuid] = (held, foreign)
+            self.llm_likely.pop(device.uuid, None)
+            return
+        held, before = self._listed.get(device.uuid, (0, 0))
+        # Whatever left since may have been the LLM's.
+        self.llm_likely[device.uuid] = max(0, held - max(0, before - foreign))
+
+
+def _ours(device: DeviceMemory, ledger: Ledger) -> int:
+    """What our processes hold by their own word, which no driver's fault changes."""
+    return sum(
+        ledger.allocator_bytes(device.index, holder) for holder in ledger.tally(device.uuid).landed
+    )
