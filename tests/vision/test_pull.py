@@ -1,0 +1,130 @@
+"""Fetching models: nothing is kept that is not complete and checked."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bot import pull
+from bot.exits import Exit
+from bot.pull import PullError
+from bot.settings import Settings
+from bot.vision.model_files import FileRefused
+
+CONFIG = json.dumps({"model_cfg": {"embed_dim": 8}}).encode()
+WEIGHTS = b"weights" * 100
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+class Hub:
+    """A hub with two files, and a fault if wanted."""
+
+    def __init__(self, config: bytes = CONFIG, fault: str = "") -> None:
+        self.files = {"open_clip_config.json": config, "open_clip_model.safetensors": WEIGHTS}
+        self.fault = fault
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, repository: str, file: str, folder: Path) -> Path:
+        self.asked.append((repository, file))
+        if file == self.fault:
+            (folder / file).write_bytes(WEIGHTS[:10])
+            raise PullError("the line broke")
+        path = folder / file
+        path.write_bytes(self.files[file])
+        return path
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/pulled").mkdir(parents=True)
+    return tmp_path / "models/pulled"
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    pull.add_arguments(parser)
+    return pull.run(parser.parse_args(words), Settings())
+
+
+def test_a_model_is_fetched_and_its_hash_recorded(folder: Path) -> None:
+    hub = Hub()
+    found = pull.pull("ViT-B/32", DIGEST.upper(), fetch=hub)
+    assert found.resolve() == folder / "ViT-B-32"
+    assert {repository for repository, _ in hub.asked} == {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}
+    assert sorted(p.name for p in found.iterdir()) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["ViT-B-32/open_clip_model.safetensors"]["sha256"] == DIGEST
+    pull.pull("someone/another-clip", fetch=hub)
+    assert len(json.loads((folder / "manifest.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("hub", "sha256", "words"),
+    [
+        (Hub(fault="open_clip_config.json"), None, "the line broke"),
+        (Hub(fault="open_clip_model.safetensors"), None, "the line broke"),
+        (Hub(), "0" * 64, "nothing was kept"),
+        (Hub(config=b"[]"), None, "no open_clip model"),
+    ],
+    ids=["no config", "half the weights", "another hash", "no config"],
+)
+def test_what_fails_leaves_the_model_that_was_there(
+    folder: Path, hub: Hub, sha256: str | None, words: str
+) -> None:
+    pull.pull("ViT-B/32", fetch=Hub())
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(PullError, match=words):
+        pull.pull("ViT-B/32", sha256, fetch=hub)
+    after = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("name", ["just-a-name", "../../../etc", "a/b/c", "-rf"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises((PullError, FileRefused)):
+        pull.pull(name, fetch=Hub())
+
+
+def test_a_hash_that_is_none_is_refused() -> None:
+    with pytest.raises(PullError, match="64 hexadecimal"):
+        pull.pull("ViT-B/32", "abc", fetch=Hub())
+
+
+def test_check_finds_a_changed_and_a_missing_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull.pull("ViT-B/32", fetch=Hub())
+    assert run("check") == Exit.OK
+    assert capsys.readouterr().out.startswith("ok ")
+    weights = folder / "ViT-B-32/open_clip_model.safetensors"
+    weights.write_bytes(b"other")
+    assert run("check") == Exit.FAILED
+    assert "not the file it should be" in capsys.readouterr().out
+    weights.unlink()
+    assert run("check", "--json") == Exit.FAILED
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["ok"], row["problem"]) == (False, "is missing")
+    assert run("list") == Exit.OK
+
+
+def test_a_hub_that_can_not_be_reached_is_told_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    assert run("pull", "ViT-B/32") == Exit.FAILED
+    error = capsys.readouterr().err
+    assert "can't be reached (ConnectionError: no route to host)" in error
+    assert "clip.model_path" in error
