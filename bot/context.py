@@ -37,9 +37,10 @@ class AppContext:
     """Unix time of the start."""
     _background: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
 
-    def may_share(self, source: str) -> bool:
-        """Whether a frame of this source may be posted."""
-        return self.settings.vision.share_frames or (self.demo and source == PRIVATE_FREE_SOURCE)
+    def may_share(self, source: str, channel: object = None) -> bool:
+        """Whether a frame of this source may be posted in that channel."""
+        shared = self.settings.vision.may_share_in(channel)
+        return shared or (self.demo and source == PRIVATE_FREE_SOURCE)
 
     def set_monitoring(self, on: bool) -> bool:
         """Start or stop the poller; whether it runs now.

@@ -205,6 +205,14 @@ class VisionSettings(Section):
         title="Share frames",
         description="Whether `!vision look` may post the picture: a screen is private.",
     )
+    share_channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(),
+        title="Share in",
+        description=(
+            "Ids of the channels where pictures may be posted although `share_frames` is off; "
+            "their threads count, too. (Discord: right click, Copy Channel ID.)"
+        ),
+    )
     cpu_budget: int | None = Field(
         default=None,
         ge=1,
@@ -226,6 +234,11 @@ class VisionSettings(Section):
         title="Hang limit",
         description="A silent worker is replaced after it.",
     )
+
+    def may_share_in(self, channel: object) -> bool:
+        """Whether a frame may be posted in a channel, or a thread of it."""
+        ids = {getattr(channel, "id", None), getattr(channel, "parent_id", None)}
+        return self.share_frames or not ids.isdisjoint(self.share_channels)
 
 
 class PerformanceSettings(Section):

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import discord
 from discord.ext import commands
 
+from cogs.host import host_of
+
 if TYPE_CHECKING:
-    from bot.client import DanzarBot
     from bot.settings import DiscordSettings
 
 T = TypeVar("T")
@@ -55,8 +56,8 @@ def controls() -> Callable[[T], T]:
     Outside of a server nobody has permissions: only the bot's owner may control there.
     """
 
-    async def predicate(ctx: commands.Context[DanzarBot]) -> bool:
-        settings = ctx.bot.app_context.settings.discord
+    async def predicate(ctx: commands.Context[Any]) -> bool:
+        settings = host_of(ctx.bot).settings.discord
         if ctx.guild is None:
             if await ctx.bot.is_owner(ctx.author):
                 return True

@@ -12,6 +12,7 @@ from discord.ext import commands
 
 from cogs.access import controls
 from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
+from cogs.host import host_of
 from danzar_gpu import report
 from danzar_gpu.advice import ALL_WELL
 from danzar_gpu.memory import DeviceMemory
@@ -53,7 +54,8 @@ class GpuCommands(commands.Cog, name="GPU memory"):
 
     def __init__(self, bot: DanzarBot) -> None:
         self.bot = bot
-        self.manager = bot.app_context.gpu_memory_manager
+        self.host = host_of(bot)
+        self.manager = self.host.manager
 
     @commands.hybrid_group(
         name="gpu", case_insensitive=True, ignore_extra=False, brief="GPU memory"
@@ -108,9 +110,8 @@ class GpuCommands(commands.Cog, name="GPU memory"):
 
         Example: `{prefix}gpu monitor`
         """
-        context = self.bot.app_context
-        config = context.settings.gpu_memory
-        if context.set_monitoring(not self.manager.monitoring_enabled):
+        config = self.manager.config
+        if self.host.set_monitoring(not self.manager.monitoring_enabled):
             text = (
                 "🟢 GPU memory monitoring is **on**: a reading every "
                 f"{config.memory_check_interval:g} s (sooner while memory is tight), and a warning "
