@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -17,18 +18,28 @@ from danzar_gpu import advice, report
 from danzar_gpu.admission import Admission, Policy, Ticket
 from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
+from danzar_gpu.fit import Fit, fit
 from danzar_gpu.history import Event, HistoryStore, Measurement, Sample
+from danzar_gpu.holders import Holding, Shares, holdings_of, shares_of
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.llm_server import LlmServerState, ask_server
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
-from danzar_gpu.placement import Placement, Room, can_use, llm_held_bytes
+from danzar_gpu.placement import (
+    Placement,
+    Room,
+    can_use,
+    configured_reservation,
+    llm_held_bytes,
+)
 from danzar_gpu.probes import MemoryProbe, ProbeError
 
 log = logging.getLogger(__name__)
 
+CALM_LISTS_SECONDS = 60.0
+TENSE_LISTS_SECONDS = 5.0
 STORED_EVERY_SECONDS = 10.0
 """Under pressure readings come each second; the file needs fewer."""
 SERVER_ASKED_EVERY_SECONDS = 5.0
@@ -68,6 +79,7 @@ class GPUMemoryManager:
         self._book = FootprintBook()
         self._peaks = PeakRecorder()
         self._models: dict[int, str] = {}
+        self._samples: deque[Sample] = deque(maxlen=4 * config.history_samples)
         self._probe = probe
         self._clock = clock
         self._wall = wall
@@ -164,7 +176,7 @@ class GPUMemoryManager:
         await self._shared_read(processes=self._processes_due())
 
     def _processes_due(self) -> bool:
-        """Lists are costly: each minute, under pressure, and (in the probe) when memory moved."""
+        """Lists are costly: rarely, and (in the probe) whenever a card's memory moved."""
         newest = self._raw
         if newest is None or newest.processes_read_at is None:
             return True
@@ -237,21 +249,24 @@ class GPUMemoryManager:
             self._admission.reservation_bytes = learned.size_bytes
             if before is None or abs(learned.size_bytes - before.size_bytes) >= RELEARNED_BYTES:
                 self._note("reservation", f"kept free for the main LLM: {learned.reason}")
+        samples = [
+            Sample(
+                self._wall(),
+                d.uuid,
+                d.total_bytes,
+                d.free_bytes,
+                d.allocated_bytes,
+                held if d is device else 0,
+                self.our_bytes(d),
+            )
+            for d in snapshot.devices
+        ]
+        self._samples.extend(samples)
         due = snapshot.taken_at - self._stored_at >= STORED_EVERY_SECONDS
         if self._store is not None and due and not snapshot.simulated:
             self._stored_at = snapshot.taken_at
-            for d in snapshot.devices:
-                self._store.sample(
-                    Sample(
-                        self._wall(),
-                        d.uuid,
-                        d.total_bytes,
-                        d.free_bytes,
-                        d.allocated_bytes,
-                        held if d is device else 0,
-                        self.our_bytes(d),
-                    )
-                )
+            for sample in samples:
+                self._store.sample(sample)
 
     def subscribe(self, callback: Callable[[MemorySnapshot], None]) -> Callable[[], None]:
         """Call ``callback`` with each new reading, on the event loop; returns the way out."""
@@ -366,6 +381,55 @@ class GPUMemoryManager:
         """Each card's arithmetic: what is promised, to whom, and what is left."""
         self._newest()
         return self._admission.rooms(self._clock())
+
+    @property
+    def reservation_bytes(self) -> int:
+        """What is kept for the main LLM in all: configured, chosen or learned."""
+        learned = self._admission.reservation_bytes
+        return configured_reservation(self.config) if learned is None else learned
+
+    def shares(self) -> dict[int, Shares]:
+        """Each card's memory split into the LLM's, ours, others' and free, by index."""
+        rooms = self.rooms()
+        return {i: shares_of(room, self.our_bytes(room.device)) for i, room in rooms.items()}
+
+    def holdings(self) -> list[Holding]:
+        """Every process that the driver names, card by card, the largest first."""
+        snapshot = self._newest()
+        devices = snapshot.devices if snapshot else ()
+        return holdings_of(devices, self._ledger, self.config)
+
+    def fit(self, need: Footprint, name: str = "the model", holder: str = "") -> Fit | None:
+        """Whether a model would fit, where, and who would have to move; changes nothing.
+
+        ``None`` before the first reading.
+        """
+        snapshot = self._newest()
+        if snapshot is None:
+            return None
+        request = Request(name, need, holder)
+        rooms, now = self.rooms(), self._clock()
+        return fit(request, snapshot, rooms, self._ledger, self.config, now, self.reservation_bytes)
+
+    async def samples(self, since: float) -> list[Sample]:
+        """Readings since a Unix time, oldest first: from memory, and before that from the file.
+
+        A file that can't be read shortens the answer; the log says why.
+        """
+        recent = [s for s in self._samples if s.at >= since]
+        if self._store is None or self.source == "simulated":
+            return recent
+        began = recent[0].at if recent else self._wall()
+        try:
+            stored = await asyncio.to_thread(self._store.samples, since)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the history on disk can't be read: %s", error)
+            stored = []
+        return [*(sample for sample in stored if sample.at < began), *recent]
+
+    def decided(self, words: str) -> None:
+        """Record what a person decided, in words that name who."""
+        self._note("decided", words)
 
     def _newest(self) -> MemorySnapshot | None:
         if self._raw is None:
