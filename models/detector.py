@@ -78,8 +78,9 @@ def augment(
     image = sample.image
     if scale < 0.8:
         image = cv2.blur(image, (2, 2)) if rng.random() < 0.7 else image
-    image = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR,
-                           borderValue=(PADDING,) * 3)  # fmt: skip
+    image = cv2.warpAffine(
+        image, matrix, (w, h), flags=cv2.INTER_LINEAR, borderValue=(PADDING,) * 3
+    )
     boxes = sample.boxes.copy()
     x1, x2 = boxes[:, 1] * scale + shift_x, boxes[:, 3] * scale + shift_x
     if flip:
@@ -159,8 +160,12 @@ def export(model: DetectionModel, path: Path, notes: dict[str, Any]) -> None:
 def optimizers(model: DetectionModel) -> list[torch.optim.Optimizer]:
     """Muon for the hidden convolutions, AdamW for everything else."""
     hidden, rest = [], []
-    outputs = {id(p) for branch in (model.model[-1].cv2, model.model[-1].cv3)
-               for level in branch for p in level[-1].parameters()}  # fmt: skip
+    outputs = {
+        id(p)
+        for branch in (model.model[-1].cv2, model.model[-1].cv3)
+        for level in branch
+        for p in level[-1].parameters()
+    }
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
@@ -172,9 +177,13 @@ def optimizers(model: DetectionModel) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    folder: Path, target: Path, minutes: float, seed: int = 0, device: str = "cpu",
+    folder: Path,
+    target: Path,
+    minutes: float,
+    seed: int = 0,
+    device: str = "cpu",
     state: Path | None = None,
-) -> DetectionModel:  # fmt: skip
+) -> DetectionModel:
     """Train for ``minutes`` on the scenes in ``folder``; checkpoints go to ``target``.
 
     Learning rate and picture size follow the clock, so a slow machine ends on time too.
@@ -220,15 +229,23 @@ def train(
         values = parts.values() if isinstance(parts, dict) else parts
         losses = 0.95 * losses + 0.05 * np.asarray([float(v) for v in values])
         bar.update(max(0, round(elapsed) - bar.n))
-        bar.set_postfix_str(f"step {step} box {losses[0]:.2f} cls {losses[1]:.2f} {size[0]} px",
-                            refresh=False)  # fmt: skip
+        bar.set_postfix_str(
+            f"step {step} box {losses[0]:.2f} cls {losses[1]:.2f} {size[0]} px", refresh=False
+        )
         if elapsed - last_save > SAVE_EVERY:
             last_save = elapsed
             export(average, target, {"seed": seed, "steps": step, "minutes": elapsed / 60})
             if state is not None:
-                torch.save({"model": model.state_dict(), "average": average.state_dict(),
-                            "optimizers": [s.state_dict() for s in steppers], "spent": elapsed,
-                            "step": step}, state)  # fmt: skip
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "average": average.state_dict(),
+                        "optimizers": [s.state_dict() for s in steppers],
+                        "spent": elapsed,
+                        "step": step,
+                    },
+                    state,
+                )
     bar.close()
     export(average, target, {"seed": seed, "steps": step, "minutes": minutes})
     return average
@@ -236,9 +253,7 @@ def train(
 
 @torch.no_grad()
 def _follow(average: DetectionModel, model: DetectionModel, decay: float) -> None:
-    for kept, new in zip(
-        average.state_dict().values(), model.state_dict().values(), strict=True
-    ):
+    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.dtype.is_floating_point:
             kept.lerp_(new.detach(), 1 - decay)
         else:

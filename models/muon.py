@@ -27,9 +27,12 @@ class Muon(torch.optim.Optimizer):
     """For the weights of hidden convolutions and matrices; give the rest to AdamW."""
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float = 0.015, momentum: float = 0.95,
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float = 0.015,
+        momentum: float = 0.95,
         weight_decay: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

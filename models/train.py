@@ -18,8 +18,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads on the CPU")
-    parser.add_argument("--scenes", type=Path, default=Path(".cache/scenes"),
-                        help="folder of rendered scenes, filled when it is empty")  # fmt: skip
+    parser.add_argument(
+        "--scenes",
+        type=Path,
+        default=Path(".cache/scenes"),
+        help="folder of rendered scenes, filled when it is empty",
+    )
     parser.add_argument("--count", type=int, default=8000, help="scenes to render, or to evaluate")
     parser.add_argument("--out", type=Path, default=HERE, help="where the models go")
     parser.add_argument("--state", type=Path, help="file to resume an interrupted training from")
@@ -46,14 +50,21 @@ def main() -> None:
         from models import detector
 
         torch.set_num_threads(options.threads)
-        detector.train(options.scenes, options.out / "yolo-nano.pt", options.minutes, options.seed,
-                       options.device, options.state)  # fmt: skip
+        detector.train(
+            options.scenes,
+            options.out / "yolo-nano.pt",
+            options.minutes,
+            options.seed,
+            options.device,
+            options.state,
+        )
     else:
         from models import contrastive
 
         torch.set_num_threads(options.threads)
-        contrastive.train(options.scenes, options.out / "clip-tiny", options.minutes, options.seed,
-                          options.device)  # fmt: skip
+        contrastive.train(
+            options.scenes, options.out / "clip-tiny", options.minutes, options.seed, options.device
+        )
 
 
 if __name__ == "__main__":

@@ -53,8 +53,9 @@ def plain(rng: np.random.Generator, style: Style, h: int, w: int) -> Image:
         if kind == 4:
             cv2.rectangle(image, (x, y), (x + p, y + q), colour, -1)
         else:
-            cv2.ellipse(image, (x, y), (p, q), float(rng.uniform(0, 180)), 0, 360, colour, -1,
-                        cv2.LINE_AA)  # fmt: skip
+            cv2.ellipse(
+                image, (x, y), (p, q), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA
+            )
     return image
 
 
@@ -107,12 +108,18 @@ def prop(rng: np.random.Generator, style: Style, size: float) -> Layer:
         layer.taper((w / 2, h), (w / 2, h * 0.6), (70, 50, 35), w * 0.12, w * 0.1)
         for k in range(3):
             y = h * (0.75 - k * 0.22)
-            layer.poly([(w / 2, y - h * 0.3), (w * (0.85 - k * 0.1), y), (w * (0.15 + k * 0.1), y)],
-                       mix(a, dark, k * 0.2))  # fmt: skip
+            layer.poly(
+                [(w / 2, y - h * 0.3), (w * (0.85 - k * 0.1), y), (w * (0.15 + k * 0.1), y)],
+                mix(a, dark, k * 0.2),
+            )
     elif kind == 2:
-        pts = [(w / 2 + math.cos(t) * w * rng.uniform(0.32, 0.48),
-                h * 0.7 + math.sin(t) * h * rng.uniform(0.2, 0.3))
-               for t in np.linspace(0, math.tau, 9)[:-1]]  # fmt: skip
+        pts = [
+            (
+                w / 2 + math.cos(t) * w * rng.uniform(0.32, 0.48),
+                h * 0.7 + math.sin(t) * h * rng.uniform(0.2, 0.3),
+            )
+            for t in np.linspace(0, math.tau, 9)[:-1]
+        ]
         layer.poly(pts, mix(a, (110, 110, 110), 0.6))
     elif kind == 3:
         layer.poly([(w * 0.1, h), (w * 0.1, h * 0.45), (w * 0.9, h * 0.45), (w * 0.9, h)], a)
@@ -134,8 +141,13 @@ def side(rng: np.random.Generator, style: Style, h: int, w: int) -> tuple[Image,
     ground = h * float(rng.uniform(0.66, 0.88))
     image = _sky(rng, style, h, w)
     for k in range(int(rng.integers(0, 4))):
-        _hills(rng, image, ground - h * (0.12 - k * 0.04), mix(pick(rng, style), (0, 0, 0),
-               k * 0.15), str(rng.choice(["soft", "sharp", "city"])))  # fmt: skip
+        _hills(
+            rng,
+            image,
+            ground - h * (0.12 - k * 0.04),
+            mix(pick(rng, style), (0, 0, 0), k * 0.15),
+            str(rng.choice(["soft", "sharp", "city"])),
+        )
     soil = palette(rng, style)
     y = int(ground)
     image[y:] = ramp(noise(rng, h - y, w, 6, 3), soil[:3])
@@ -146,7 +158,9 @@ def side(rng: np.random.Generator, style: Style, h: int, w: int) -> tuple[Image,
         image[y:, ::step] = mix(soil[0], (0, 0, 0), 0.5)
     for _ in range(int(rng.integers(0, 4))):
         x, py = int(rng.integers(0, w)), int(rng.uniform(0.3, 0.6) * h)
-        cv2.rectangle(image, (x, py), (x + int(w * rng.uniform(0.08, 0.2)), py + h // 30), soil[2], -1)
+        cv2.rectangle(
+            image, (x, py), (x + int(w * rng.uniform(0.08, 0.2)), py + h // 30), soil[2], -1
+        )
     return image, ground
 
 
@@ -167,14 +181,23 @@ def deep(rng: np.random.Generator, style: Style, h: int, w: int) -> tuple[Image,
     depth = 0.12 / (rows + 0.01)
     map_y = (depth * 160) % 191
     map_x = (columns * depth * 300 + 96) % 191
-    ground = cv2.remap(texture, map_x.astype(np.float32),
-                       np.broadcast_to(map_y, map_x.shape).astype(np.float32), cv2.INTER_LINEAR)  # fmt: skip
+    ground = cv2.remap(
+        texture,
+        map_x.astype(np.float32),
+        np.broadcast_to(map_y, map_x.shape).astype(np.float32),
+        cv2.INTER_LINEAR,
+    )
     image[y:] = ramp(ground.astype(np.float32), soil)
     haze = np.clip(1 - rows * 6, 0, 1)[..., None] * 0.7
     image[y:] = (image[y:] * (1 - haze) + image[y - 1].mean(0) * haze).astype(np.uint8)
     for _ in range(int(rng.integers(0, 3))):
-        _hills(rng, image[: y + 1], horizon, pick(rng, style), str(rng.choice(["soft", "sharp",
-                                                                              "city"])))  # fmt: skip
+        _hills(
+            rng,
+            image[: y + 1],
+            horizon,
+            pick(rng, style),
+            str(rng.choice(["soft", "sharp", "city"])),
+        )
     for _ in range(int(rng.integers(0, 9))):
         far = float(rng.uniform(0.02, 0.35))
         thing = prop(rng, style, h * far * rng.uniform(0.6, 1.3))
@@ -261,9 +284,7 @@ WORLDS: dict[str, Callable[[np.random.Generator, Style, int, int], tuple[Image, 
 }
 
 
-def world(
-    rng: np.random.Generator, style: Style, view: str, h: int, w: int
-) -> tuple[Image, float]:
+def world(rng: np.random.Generator, style: Style, view: str, h: int, w: int) -> tuple[Image, float]:
     """The backdrop of a view, (h, w, 3), and the y of its horizon or ground line in pixels."""
     if rng.random() < style.flat:
         image = plain(rng, style, h, w)

@@ -71,9 +71,7 @@ def ramp(field: Field, colours: Sequence[Colour]) -> Image:
     return table[(np.clip(field, 0, 1) * 255).astype(np.uint8)]
 
 
-def gradient(
-    height: int, width: int, colours: Sequence[Colour], horizontal: bool = False
-) -> Image:
+def gradient(height: int, width: int, colours: Sequence[Colour], horizontal: bool = False) -> Image:
     """A linear gradient through ``colours``, from the top (or the left)."""
     length = width if horizontal else height
     line = ramp(np.linspace(0, 1, length, dtype=np.float32)[None], colours)[0]
@@ -163,8 +161,12 @@ def stroke_rect(image: Image, box: Box, colour: Colour, thickness: int = 1) -> N
     """Outline ``box`` inside its edges."""
     x1, y1, x2, y2 = box
     t = thickness
-    for edge in ((x1, y1, x2, y1 + t), (x1, y2 - t, x2, y2), (x1, y1, x1 + t, y2),
-                 (x2 - t, y1, x2, y2)):  # fmt: skip
+    for edge in (
+        (x1, y1, x2, y1 + t),
+        (x1, y2 - t, x2, y2),
+        (x1, y1, x1 + t, y2),
+        (x2 - t, y1, x2, y2),
+    ):
         fill_rect(image, edge, colour)
 
 
@@ -182,9 +184,13 @@ class Layer:
         cv2.fillPoly(self.alpha, [pts], (255,), cv2.LINE_AA)
 
     def ellipse(
-        self, centre: Point, radii: Point, colour: Colour, angle: float = 0.0,
+        self,
+        centre: Point,
+        radii: Point,
+        colour: Colour,
+        angle: float = 0.0,
         arc: tuple[float, float] = (0.0, 360.0),
-    ) -> None:  # fmt: skip
+    ) -> None:
         c = (round(centre[0]), round(centre[1]))
         r = (max(1, round(radii[0])), max(1, round(radii[1])))
         cv2.ellipse(self.rgb, c, r, angle, *arc, colour, -1, cv2.LINE_AA)
@@ -277,9 +283,14 @@ class Layer:
         return layer
 
     def paste(
-        self, image: Image, x: float, y: float, opacity: float = 1.0,
-        owner: Image | None = None, number: int = 0,
-    ) -> Box | None:  # fmt: skip
+        self,
+        image: Image,
+        x: float,
+        y: float,
+        opacity: float = 1.0,
+        owner: Image | None = None,
+        number: int = 0,
+    ) -> Box | None:
         """Blend onto ``image`` with the top left at (x, y); the visible box, or None.
 
         Where given, ``owner`` (H, W) is marked with ``number`` under the opaque pixels.

@@ -16,13 +16,26 @@ GAMEPLAY_SHARE = 0.72
 """Share of scenes of play where the subject is left open: they hold the labelled objects."""
 PLAIN_SHARE = 0.16
 PLOT: tuple[tuple[str, float], ...] = (
-    ("a main menu", 10), ("a loading screen", 10), ("exploring the world", 16),
-    ("fighting enemies", 18), ("an inventory screen", 10), ("exploring the world", 12),
-    ("a dialogue with a character", 11), ("a world map", 10), ("fighting enemies", 15),
-    ("a boss fight", 20), ("low health", 12), ("a boss fight", 16), ("a victory screen", 10),
-    ("a shop screen", 10), ("exploring the world", 14), ("a pause menu", 10),
-    ("fighting enemies", 14), ("low health", 11), ("a game over screen", 10),
-)  # fmt: skip
+    ("a main menu", 10),
+    ("a loading screen", 10),
+    ("exploring the world", 16),
+    ("fighting enemies", 18),
+    ("an inventory screen", 10),
+    ("exploring the world", 12),
+    ("a dialogue with a character", 11),
+    ("a world map", 10),
+    ("fighting enemies", 15),
+    ("a boss fight", 20),
+    ("low health", 12),
+    ("a boss fight", 16),
+    ("a victory screen", 10),
+    ("a shop screen", 10),
+    ("exploring the world", 14),
+    ("a pause menu", 10),
+    ("fighting enemies", 14),
+    ("low health", 11),
+    ("a game over screen", 10),
+)
 """The session of the film: (subject, seconds), from the start again at its end."""
 
 

@@ -24,7 +24,7 @@ def finish(rng: np.random.Generator, style: Style, image: Image, mild: bool = Fa
     table = np.clip(levels[:, None] * gain[None] * 255, 0, 255).astype(np.uint8)[None]
     out = cv2.LUT(np.ascontiguousarray(out), table)
     if rng.random() < 0.3:
-        y, x = np.ogrid[-1 : 1 : 36j, -1 : 1 : 64j]
+        y, x = np.ogrid[-1:1:36j, -1:1:64j]
         edge = 1 - float(rng.uniform(0.1, 0.4)) * np.clip(x * x + y * y - 0.4, 0, 1)
         shade = cv2.resize((edge * 255).astype(np.uint8), (w, h))
         out = cv2.multiply(out, cv2.merge([shade, shade, shade]), scale=1 / 255)

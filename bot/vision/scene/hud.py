@@ -132,23 +132,33 @@ class Bar:
         x1, y1, x2, y2 = self.box
         h = y2 - y1
         if self.icon and not self.vertical:
-            heart_or_cross(image, (x1 - h * 0.85, (y1 + y2) / 2), h * 0.62, self.icon,
-                           self.colours[1])  # fmt: skip
+            heart_or_cross(
+                image, (x1 - h * 0.85, (y1 + y2) / 2), h * 0.62, self.icon, self.colours[1]
+            )
         if not self.text or self.vertical:
             return
         size = max(7.0, h * 0.72)
         if "%" in self.text or "/" in self.text:
             most = 100 if "%" in self.text else 1000
             label = f"{int(level * most)}%" if "%" in self.text else f"{int(level * most)}/{most}"
-            draw_text(image, label, ((x1 + x2) / 2, y1 + h * 0.18), size, (250, 250, 250),
-                      self.face, 0.5, True)  # fmt: skip
+            draw_text(
+                image,
+                label,
+                ((x1 + x2) / 2, y1 + h * 0.18),
+                size,
+                (250, 250, 250),
+                self.face,
+                0.5,
+                True,
+            )
         else:
             width, _ = text_size(self.text, size, self.face)
             left = x1 - width - h * 0.3 - (h * 1.3 if self.icon else 0)
             if left < 2:
                 left = x1 + h * 0.3
-            draw_text(image, self.text, (left, y1 + h * 0.15), size, (245, 245, 245), self.face,
-                      0, True)  # fmt: skip
+            draw_text(
+                image, self.text, (left, y1 + h * 0.15), size, (245, 245, 245), self.face, 0, True
+            )
 
 
 def heart_or_cross(
@@ -158,10 +168,24 @@ def heart_or_cross(
     layer = Layer(r * 2.4, r * 2.4)
     m = r * 1.2
     if icon == "cross":
-        layer.poly([(m - r * 0.3, m - r), (m + r * 0.3, m - r), (m + r * 0.3, m + r),
-                    (m - r * 0.3, m + r)], c)  # fmt: skip
-        layer.poly([(m - r, m - r * 0.3), (m + r, m - r * 0.3), (m + r, m + r * 0.3),
-                    (m - r, m + r * 0.3)], c)  # fmt: skip
+        layer.poly(
+            [
+                (m - r * 0.3, m - r),
+                (m + r * 0.3, m - r),
+                (m + r * 0.3, m + r),
+                (m - r * 0.3, m + r),
+            ],
+            c,
+        )
+        layer.poly(
+            [
+                (m - r, m - r * 0.3),
+                (m + r, m - r * 0.3),
+                (m + r, m + r * 0.3),
+                (m - r, m + r * 0.3),
+            ],
+            c,
+        )
     else:
         for s in (-1, 1):
             layer.ellipse((m + s * r * 0.45, m - r * 0.3), (r * 0.5, r * 0.5), c)
@@ -188,8 +212,9 @@ def health_colours(rng: np.random.Generator, saturation: float = 1.0) -> tuple[C
 
 def other_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
     """A fill that says something else: mana, stamina, shield, experience."""
-    hue = float(rng.choice([rng.uniform(0.48, 0.68), rng.uniform(0.72, 0.85),
-                            rng.uniform(0.12, 0.16)]))  # fmt: skip
+    hue = float(
+        rng.choice([rng.uniform(0.48, 0.68), rng.uniform(0.72, 0.85), rng.uniform(0.12, 0.16)])
+    )
     first = hsv(hue, rng.uniform(0.4, 1.0), rng.uniform(0.5, 1.0))
     if rng.random() < 0.1:
         first = (225, 225, 225)
@@ -197,9 +222,12 @@ def other_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
 
 
 def make_bar(
-    rng: np.random.Generator, box: Box, colours: tuple[Colour, Colour], lettering: bool = True,
+    rng: np.random.Generator,
+    box: Box,
+    colours: tuple[Colour, Colour],
+    lettering: bool = True,
     health: bool = True,
-) -> Bar:  # fmt: skip
+) -> Bar:
     """A bar of a random build at ``box``."""
     h = box[3] - box[1]
     shape = BAR_SHAPES[int(rng.integers(len(BAR_SHAPES)))]
@@ -208,17 +236,28 @@ def make_bar(
         back = mix(colours[0], (0, 0, 0), 0.65)
     if rng.random() < 0.05:
         back = hsv(0, 0, rng.uniform(0.5, 0.95))
-    frames: list[Colour] = [(0, 0, 0), (20, 20, 24), (235, 235, 235), (150, 150, 150),
-                            (200, 165, 80), (90, 70, 50), back]  # fmt: skip
+    frames: list[Colour] = [
+        (0, 0, 0),
+        (20, 20, 24),
+        (235, 235, 235),
+        (150, 150, 150),
+        (200, 165, 80),
+        (90, 70, 50),
+        back,
+    ]
     bar = Bar(
-        box, shape, colours, back, frames[int(rng.choice(7, p=[0.3, 0.15, 0.2, 0.1, 0.1, 0.05,
-                                                             0.1]))],  # fmt: skip
-        border=int(rng.integers(0, max(2, round(h * 0.2)))) if rng.random() < 0.3
+        box,
+        shape,
+        colours,
+        back,
+        frames[int(rng.choice(7, p=[0.3, 0.15, 0.2, 0.1, 0.1, 0.05, 0.1]))],
+        border=int(rng.integers(0, max(2, round(h * 0.2))))
+        if rng.random() < 0.3
         else max(1, round(h * rng.uniform(0.05, 0.18))),
         back_opacity=1.0 if rng.random() < 0.7 else float(rng.uniform(0.35, 0.9)),
         gloss=float(rng.uniform(0.2, 1)) if rng.random() < 0.3 else 0.0,
         right_to_left=bool(rng.random() < 0.08),
-    )  # fmt: skip
+    )
     if shape == "segments" or rng.random() < 0.1:
         bar.ticks = int(rng.integers(3, 14))
     if lettering and rng.random() < 0.6:
@@ -236,15 +275,24 @@ def minimap(rng: np.random.Generator, size: float, ground: tuple[Colour, ...]) -
     """A map ``size`` pixels across: round, square, hexagonal or turned; border included."""
     s = max(24, int(size))
     tall = s if rng.random() < 0.75 else int(s * rng.uniform(0.7, 1.0))
-    shape = str(rng.choice(["circle", "square", "rounded", "hexagon", "diamond"],
-                           p=[0.44, 0.36, 0.12, 0.04, 0.04]))  # fmt: skip
+    shape = str(
+        rng.choice(
+            ["circle", "square", "rounded", "hexagon", "diamond"], p=[0.44, 0.36, 0.12, 0.04, 0.04]
+        )
+    )
     if shape == "circle" or shape == "hexagon":
         tall = s
     base = _map_picture(rng, tall, s, ground)
     _map_marks(rng, base)
     border = max(1, int(s * rng.uniform(0.008, 0.05)))
-    frames: list[Colour] = [(10, 10, 12), (230, 230, 230), (190, 155, 80), (110, 115, 125),
-                            (60, 45, 35), hsv(float(rng.random()), 0.7, 0.8)]  # fmt: skip
+    frames: list[Colour] = [
+        (10, 10, 12),
+        (230, 230, 230),
+        (190, 155, 80),
+        (110, 115, 125),
+        (60, 45, 35),
+        hsv(float(rng.random()), 0.7, 0.8),
+    ]
     frame = frames[int(rng.integers(len(frames)))]
     layer = Layer(s, tall)
     inner = np.zeros((tall, s), np.uint8)
@@ -256,9 +304,16 @@ def minimap(rng: np.random.Generator, size: float, ground: tuple[Colour, ...]) -
     elif shape in ("hexagon", "diamond"):
         n, turn = (6, math.pi / 6) if shape == "hexagon" else (4, 0.0)
         for mask, r in ((outer, s / 2 - 1), (inner, s / 2 - 1 - border * 1.2)):
-            pts = np.array([(c[0] + math.cos(turn + k * math.tau / n) * r,
-                             c[1] + math.sin(turn + k * math.tau / n) * r * tall / s)
-                            for k in range(n)], np.int32)  # fmt: skip
+            pts = np.array(
+                [
+                    (
+                        c[0] + math.cos(turn + k * math.tau / n) * r,
+                        c[1] + math.sin(turn + k * math.tau / n) * r * tall / s,
+                    )
+                    for k in range(n)
+                ],
+                np.int32,
+            )
             cv2.fillPoly(mask, [pts], (255,), cv2.LINE_AA)
     else:
         outer[:] = 255
@@ -270,8 +325,9 @@ def minimap(rng: np.random.Generator, size: float, ground: tuple[Colour, ...]) -
             cv2.rectangle(outer, (0, r), (s, tall - r), (255,), -1)
             for p in ((r, r), (s - r - 1, r), (r, tall - r - 1), (s - r - 1, tall - r - 1)):
                 cv2.circle(outer, p, r, (255,), -1, cv2.LINE_AA)
-            inner = cv2.erode(outer, np.ones((2 * border + 1, 2 * border + 1), np.uint8),
-                              borderValue=(0,)).astype(np.uint8)  # fmt: skip
+            inner = cv2.erode(
+                outer, np.ones((2 * border + 1, 2 * border + 1), np.uint8), borderValue=(0,)
+            ).astype(np.uint8)
     m = inner[..., None].astype(np.int32)
     layer.rgb = ((base * m + np.asarray(frame, np.int32) * (255 - m)) // 255).astype(np.uint8)
     layer.alpha = outer
@@ -288,10 +344,14 @@ def _map_picture(
     kind = float(rng.random())
     dark = hsv(float(rng.random()), rng.uniform(0, 0.6), rng.uniform(0.04, 0.3))
     if kind < 0.35 or world:
-        colours = ground if rng.random() < 0.5 else tuple(
-            hsv(u, rng.uniform(0.2, 0.7), rng.uniform(0.2, 0.8))
-            for u in (0.58, 0.12, 0.3, 0.28, 0.1)
-        )  # fmt: skip
+        colours = (
+            ground
+            if rng.random() < 0.5
+            else tuple(
+                hsv(u, rng.uniform(0.2, 0.7), rng.uniform(0.2, 0.8))
+                for u in (0.58, 0.12, 0.3, 0.28, 0.1)
+            )
+        )
         field = noise(rng, h, w, int(rng.integers(2, 6)), 3)
         if rng.random() < 0.5:
             field = np.round(field * 5) / 5
@@ -303,7 +363,9 @@ def _map_picture(
         for _ in range(int(rng.integers(4, 10))):
             x, y = int(rng.integers(0, w)), int(rng.integers(0, h))
             rw, rh = int(rng.integers(w // 10, w // 4)), int(rng.integers(h // 10, h // 4))
-            cv2.rectangle(picture, (x - rw // 2, y - rh // 2), (x + rw // 2, y + rh // 2), floor, -1)
+            cv2.rectangle(
+                picture, (x - rw // 2, y - rh // 2), (x + rw // 2, y + rh // 2), floor, -1
+            )
             cv2.line(picture, last, (x, last[1]), floor, max(2, w // 22))
             cv2.line(picture, (x, last[1]), (x, y), floor, max(2, w // 22))
             last = (x, y)
@@ -345,8 +407,10 @@ def _map_marks(rng: np.random.Generator, picture: Image) -> None:
     if rng.random() < 0.75:
         x, y, a = w / 2, h / 2, float(rng.uniform(0, math.tau))
         q = r * 2.2
-        pts = [(x + math.cos(a + k) * q * f, y + math.sin(a + k) * q * f)
-               for k, f in ((0, 1.0), (2.5, 0.8), (math.pi, 0.3), (-2.5, 0.8))]  # fmt: skip
+        pts = [
+            (x + math.cos(a + k) * q * f, y + math.sin(a + k) * q * f)
+            for k, f in ((0, 1.0), (2.5, 0.8), (math.pi, 0.3), (-2.5, 0.8))
+        ]
         colour = (255, 255, 255) if rng.random() < 0.6 else hsv(float(rng.random()), 0.8, 1.0)
         cv2.fillPoly(picture, [np.array(pts, np.int32)], colour, cv2.LINE_AA)
 
@@ -354,22 +418,45 @@ def _map_marks(rng: np.random.Generator, picture: Image) -> None:
 def panel(rng: np.random.Generator, image: Image, box: Box, opacity: float | None = None) -> Colour:
     """A window frame for menus; returns a text colour that reads on it."""
     light = rng.random() < 0.25
-    fill = hsv(float(rng.random()), rng.uniform(0, 0.4), rng.uniform(0.7, 0.95) if light else
-               rng.uniform(0.04, 0.3))  # fmt: skip
+    fill = hsv(
+        float(rng.random()),
+        rng.uniform(0, 0.4),
+        rng.uniform(0.7, 0.95) if light else rng.uniform(0.04, 0.3),
+    )
     fill_rect(image, box, fill, opacity if opacity is not None else float(rng.uniform(0.6, 1.0)))
     if rng.random() < 0.75:
-        edge = mix(fill, (200, 170, 90) if rng.random() < 0.4 else (255, 255, 255),
-                   rng.uniform(0.2, 0.9))  # fmt: skip
+        edge = mix(
+            fill, (200, 170, 90) if rng.random() < 0.4 else (255, 255, 255), rng.uniform(0.2, 0.9)
+        )
         stroke_rect(image, box, edge, max(1, int((box[3] - box[1]) * 0.006)))
     return (25, 22, 20) if light else (238, 236, 228)
 
 
 WORDS = (
-    "Find the old key", "Reach the tower", "Press E to open", "New quest added", "Ammo 24/120",
-    "Lv. 12", "Level up!", "Score 004210", "x3 combo", "Gold 1,250", "Wave 4", "02:41", "FPS 60",
-    "Objective updated", "Player1: gg", "Kira: follow me", "Checkpoint reached", "+120 XP",
-    "Talk to the smith", "Zone B", "Round 2", "Save complete", "Quest: The Last Gate",
-)  # fmt: skip
+    "Find the old key",
+    "Reach the tower",
+    "Press E to open",
+    "New quest added",
+    "Ammo 24/120",
+    "Lv. 12",
+    "Level up!",
+    "Score 004210",
+    "x3 combo",
+    "Gold 1,250",
+    "Wave 4",
+    "02:41",
+    "FPS 60",
+    "Objective updated",
+    "Player1: gg",
+    "Kira: follow me",
+    "Checkpoint reached",
+    "+120 XP",
+    "Talk to the smith",
+    "Zone B",
+    "Round 2",
+    "Save complete",
+    "Quest: The Last Gate",
+)
 
 
 def clutter(rng: np.random.Generator, image: Image, u: float, kind: str, at: Box) -> None:
@@ -379,8 +466,16 @@ def clutter(rng: np.random.Generator, image: Image, u: float, kind: str, at: Box
     if kind == "text":
         colour = (245, 245, 240) if rng.random() < 0.7 else hsv(float(rng.random()), 0.6, 1)
         for i in range(int(rng.integers(1, 4))):
-            draw_text(image, WORDS[int(rng.integers(len(WORDS)))], (x1, y1 + i * 26 * u),
-                      rng.uniform(14, 26) * u, colour, face, 0, True)  # fmt: skip
+            draw_text(
+                image,
+                WORDS[int(rng.integers(len(WORDS)))],
+                (x1, y1 + i * 26 * u),
+                rng.uniform(14, 26) * u,
+                colour,
+                face,
+                0,
+                True,
+            )
     elif kind == "hotbar":
         n, side = int(rng.integers(3, 10)), y2 - y1
         left = (x1 + x2) / 2 - n * side / 2
@@ -393,8 +488,14 @@ def clutter(rng: np.random.Generator, image: Image, u: float, kind: str, at: Box
         fill_rect(image, at, (10, 10, 14), 0.55)
         for i in range(int((y2 - y1) / (22 * u))):
             colour = hsv(float(rng.random()), rng.uniform(0, 0.6), 1.0)
-            draw_text(image, WORDS[int(rng.integers(len(WORDS)))], (x1 + 6 * u, y1 + i * 22 * u
-                      + 4 * u), 15 * u, colour, face)  # fmt: skip
+            draw_text(
+                image,
+                WORDS[int(rng.integers(len(WORDS)))],
+                (x1 + 6 * u, y1 + i * 22 * u + 4 * u),
+                15 * u,
+                colour,
+                face,
+            )
     elif kind == "webcam":
         back = hsv(float(rng.random()), 0.3, rng.uniform(0.2, 0.7))
         fill_rect(image, at, back)
@@ -413,28 +514,62 @@ def clutter(rng: np.random.Generator, image: Image, u: float, kind: str, at: Box
         colour = other_colours(rng)[1]
         cv2.circle(image, c, r, (20, 20, 24), -1, cv2.LINE_AA)
         end = int(rng.integers(60, 350))
-        cv2.ellipse(image, c, (int(r * 0.85), int(r * 0.85)), -90, 0, end, colour,
-                    max(2, r // 5), cv2.LINE_AA)  # fmt: skip
-        draw_text(image, str(int(rng.integers(1, 99))), (c[0], c[1] - r * 0.35), r * 0.7,
-                  (240, 240, 240), face, 0.5)  # fmt: skip
+        cv2.ellipse(
+            image,
+            c,
+            (int(r * 0.85), int(r * 0.85)),
+            -90,
+            0,
+            end,
+            colour,
+            max(2, r // 5),
+            cv2.LINE_AA,
+        )
+        draw_text(
+            image,
+            str(int(rng.integers(1, 99))),
+            (c[0], c[1] - r * 0.35),
+            r * 0.7,
+            (240, 240, 240),
+            face,
+            0.5,
+        )
     elif kind == "crosshair":
         c = (int((x1 + x2) / 2), int((y1 + y2) / 2))
         colour = (255, 255, 255) if rng.random() < 0.6 else (60, 255, 90)
         t, r = max(1, int(2 * u)), int(rng.uniform(8, 18) * u)
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-            cv2.line(image, (c[0] + dx * r // 3, c[1] + dy * r // 3), (c[0] + dx * r, c[1] + dy * r),
-                     colour, t)  # fmt: skip
+            cv2.line(
+                image,
+                (c[0] + dx * r // 3, c[1] + dy * r // 3),
+                (c[0] + dx * r, c[1] + dy * r),
+                colour,
+                t,
+            )
     elif kind == "compass":
         fill_rect(image, at, (10, 10, 10), 0.5)
         for i, letter in enumerate(["W", "NW", "N", "NE", "E"]):
-            draw_text(image, letter, (x1 + (x2 - x1) * (i + 0.5) / 5, y1 + 3 * u), 16 * u,
-                      (240, 240, 240), face, 0.5)  # fmt: skip
+            draw_text(
+                image,
+                letter,
+                (x1 + (x2 - x1) * (i + 0.5) / 5, y1 + 3 * u),
+                16 * u,
+                (240, 240, 240),
+                face,
+                0.5,
+            )
     elif kind == "buttons":
         for i in range(int(rng.integers(1, 4))):
             cell = (x1, y1 + i * 40 * u, x2, y1 + i * 40 * u + 32 * u)
             ink = panel(rng, image, cell)
-            draw_text(image, ("Attack", "Item", "Run", "Menu")[i], (cell[0] + 10 * u, cell[1] + 6 *
-                      u), 18 * u, ink, face)  # fmt: skip
+            draw_text(
+                image,
+                ("Attack", "Item", "Run", "Menu")[i],
+                (cell[0] + 10 * u, cell[1] + 6 * u),
+                18 * u,
+                ink,
+                face,
+            )
 
 
 def item(rng: np.random.Generator, image: Image, cell: Box) -> None:
@@ -447,15 +582,25 @@ def item(rng: np.random.Generator, image: Image, cell: Box) -> None:
     kind = int(rng.integers(4))
     if kind == 0:
         layer.ellipse((w / 2, h * 0.6), (w * 0.25, h * 0.25), colour)
-        layer.poly([(w * 0.42, h * 0.15), (w * 0.58, h * 0.15), (w * 0.58, h * 0.45),
-                    (w * 0.42, h * 0.45)], mix(colour, (255, 255, 255), 0.5))  # fmt: skip
+        layer.poly(
+            [
+                (w * 0.42, h * 0.15),
+                (w * 0.58, h * 0.15),
+                (w * 0.58, h * 0.45),
+                (w * 0.42, h * 0.45),
+            ],
+            mix(colour, (255, 255, 255), 0.5),
+        )
     elif kind == 1:
         layer.taper((w * 0.25, h * 0.8), (w * 0.8, h * 0.2), (200, 205, 215), w * 0.12, w * 0.05)
         layer.line([(w * 0.2, h * 0.6), (w * 0.45, h * 0.85)], colour, w * 0.08)
     elif kind == 2:
-        layer.poly([(w / 2, h * 0.2), (w * 0.75, h / 2), (w / 2, h * 0.8), (w * 0.25, h / 2)],
-                   colour)  # fmt: skip
+        layer.poly(
+            [(w / 2, h * 0.2), (w * 0.75, h / 2), (w / 2, h * 0.8), (w * 0.25, h / 2)], colour
+        )
     else:
-        layer.poly([(w * 0.25, h * 0.3), (w * 0.75, h * 0.3), (w * 0.7, h * 0.8),
-                    (w * 0.3, h * 0.8)], colour)  # fmt: skip
+        layer.poly(
+            [(w * 0.25, h * 0.3), (w * 0.75, h * 0.3), (w * 0.7, h * 0.8), (w * 0.3, h * 0.8)],
+            colour,
+        )
     layer.paste(image, cell[0], cell[1])

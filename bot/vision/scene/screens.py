@@ -25,8 +25,16 @@ from bot.vision.scene.sprites import humanoid
 from bot.vision.scene.stage import Stage
 from bot.vision.scene.styles import VIEWS, Style
 
-TITLES = ("EMBERFALL", "Star Drifter", "NIGHT ORCHARD", "Rift Runner", "OAK & IRON", "Paper Wars",
-          "Deep Signal", "VALE")  # fmt: skip
+TITLES = (
+    "EMBERFALL",
+    "Star Drifter",
+    "NIGHT ORCHARD",
+    "Rift Runner",
+    "OAK & IRON",
+    "Paper Wars",
+    "Deep Signal",
+    "VALE",
+)
 Result = tuple[Image, list[SceneObject]]
 RNG = np.random.Generator
 
@@ -56,8 +64,12 @@ def _menu(rng: RNG, image: Image, words: tuple[str, ...], x: float, y: float, st
         at = (x, y + i * step)
         if boxed:
             half = step * 3.2
-            box = (x - half * anchor * 2 * 0.5 - 8, at[1] - step * 0.15,
-                   x + half * (1 - anchor * 0.5), at[1] + step * 0.72)  # fmt: skip
+            box = (
+                x - half * anchor * 2 * 0.5 - 8,
+                at[1] - step * 0.15,
+                x + half * (1 - anchor * 0.5),
+                at[1] + step * 0.72,
+            )
             if anchor:
                 box = (x - half * 0.8, box[1], x + half * 0.8, box[3])
             hud.panel(rng, image, box, 0.55)
@@ -72,8 +84,16 @@ def main_menu(rng: RNG, style: Style, h: int, w: int) -> Result:
     x = w * (0.1 if left else 0.5)
     colour = hsv(float(rng.random()), rng.uniform(0, 0.7), 1.0)
     title = TITLES[int(rng.integers(len(TITLES)))]
-    draw_text(image, title, (x, h * 0.14), h * rng.uniform(0.1, 0.17), colour,
-              int(rng.integers(0, 5)), 0 if left else 0.5, True)  # fmt: skip
+    draw_text(
+        image,
+        title,
+        (x, h * 0.14),
+        h * rng.uniform(0.1, 0.17),
+        colour,
+        int(rng.integers(0, 5)),
+        0 if left else 0.5,
+        True,
+    )
     words = ("New Game", "Continue", "Load Game", "Options", "Multiplayer", "Credits", "Quit")
     keep = tuple(word for word in words if rng.random() < 0.75) or words
     _menu(rng, image, keep, x, h * rng.uniform(0.4, 0.46), h * rng.uniform(0.065, 0.08))
@@ -110,8 +130,14 @@ def inventory(rng: RNG, style: Style, h: int, w: int) -> Result:
     box = (w * rng.uniform(0.04, 0.15), h * 0.08, w * rng.uniform(0.85, 0.96), h * 0.93)
     ink = hud.panel(rng, image, box, rng.uniform(0.7, 1.0))
     word = str(rng.choice(["INVENTORY", "Inventory", "Backpack", "Equipment", "Items"]))
-    draw_text(image, word, (box[0] + w * 0.03, box[1] + h * 0.025), h * 0.055, ink,
-              int(rng.integers(0, 5)))  # fmt: skip
+    draw_text(
+        image,
+        word,
+        (box[0] + w * 0.03, box[1] + h * 0.025),
+        h * 0.055,
+        ink,
+        int(rng.integers(0, 5)),
+    )
     rows, columns = int(rng.integers(4, 7)), int(rng.integers(5, 9))
     cell = min(h * 0.7 / rows, (box[2] - box[0]) * 0.55 / columns)
     right = rng.random() < 0.6
@@ -125,8 +151,12 @@ def inventory(rng: RNG, style: Style, h: int, w: int) -> Result:
         if at is not None:
             objects.append(SceneObject("player", at))
         for k in range(4):
-            cell_box = (side_x - w * 0.1, h * (0.25 + k * 0.12), side_x - w * 0.1 + h * 0.08,
-                        h * (0.33 + k * 0.12))  # fmt: skip
+            cell_box = (
+                side_x - w * 0.1,
+                h * (0.25 + k * 0.12),
+                side_x - w * 0.1 + h * 0.08,
+                h * (0.33 + k * 0.12),
+            )
             if rng.random() < 0.5 and at is not None and cell_box[2] < at[0]:
                 stroke_rect(image, cell_box, (180, 180, 180), 2)
     else:
@@ -153,10 +183,24 @@ def shop(rng: RNG, style: Style, h: int, w: int) -> Result:
         hud.item(rng, image, (w * 0.12, y + 2, w * 0.12 + step * 0.8, y + step * 0.85))
         name = str(rng.choice(["Potion", "Iron Sword", "Shield", "Elixir", "Bow", "Torch", "Ring"]))
         draw_text(image, name, (w * 0.2, y + step * 0.25), step * 0.38, ink, 0, 0, False)
-        cv2.circle(image, (int(w * 0.53), int(y + step * 0.45)), max(3, int(step * 0.16)),
-                   (235, 190, 60), -1, cv2.LINE_AA)  # fmt: skip
-        draw_text(image, str(int(rng.integers(10, 900))), (w * 0.55, y + step * 0.27), step * 0.36,
-                  (235, 200, 90), 0, 0, True)  # fmt: skip
+        cv2.circle(
+            image,
+            (int(w * 0.53), int(y + step * 0.45)),
+            max(3, int(step * 0.16)),
+            (235, 190, 60),
+            -1,
+            cv2.LINE_AA,
+        )
+        draw_text(
+            image,
+            str(int(rng.integers(10, 900))),
+            (w * 0.55, y + step * 0.27),
+            step * 0.36,
+            (235, 200, 90),
+            0,
+            0,
+            True,
+        )
     button = (w * 0.68, h * 0.8, w * 0.86, h * 0.88)
     fill_rect(image, button, hsv(float(rng.choice([0.33, 0.12, 0.6])), 0.7, 0.7))
     draw_text(image, "BUY", (w * 0.77, h * 0.815), h * 0.045, (250, 250, 250), 0, 0.5)
@@ -201,12 +245,22 @@ def dialogue(rng: RNG, style: Style, h: int, w: int) -> Result:
     name = str(rng.choice(["Elder Mira", "Captain Rook", "Tam", "Old Sage", "Stranger"]))
     left = box[0] + w * 0.03
     draw_text(image, name, (left, box[1] + h * 0.02), h * 0.042, (235, 190, 90), 0, 0, True)
-    lines = ("The bridge fell when the storm came.", "You should not be here, traveler.",
-             "Bring me three moon petals.", "I have heard of the thing below.",
-             "Will you help us before nightfall?")  # fmt: skip
+    lines = (
+        "The bridge fell when the storm came.",
+        "You should not be here, traveler.",
+        "Bring me three moon petals.",
+        "I have heard of the thing below.",
+        "Will you help us before nightfall?",
+    )
     for k in range(int(rng.integers(1, 4))):
-        draw_text(image, lines[int(rng.integers(len(lines)))], (left, box[1] + h * (0.085 + k *
-                  0.055)), h * 0.036, ink, 0)  # fmt: skip
+        draw_text(
+            image,
+            lines[int(rng.integers(len(lines)))],
+            (left, box[1] + h * (0.085 + k * 0.055)),
+            h * 0.036,
+            ink,
+            0,
+        )
     if rng.random() < 0.3 and low:
         for k, word in enumerate(("1. Tell me more.", "2. Goodbye.")):
             cell = (w * 0.55, h * (0.45 + k * 0.08), w * 0.9, h * (0.515 + k * 0.08))
@@ -233,23 +287,52 @@ def loading(rng: RNG, style: Style, h: int, w: int) -> Result:
         bar.draw(image, float(rng.random()))
     else:
         c = (int(w * rng.choice([0.5, 0.92])), int(h * 0.86))
-        cv2.ellipse(image, c, (int(h * 0.05),) * 2, float(rng.uniform(0, 360)), 0, 270,
-                    (235, 235, 235), max(2, int(h * 0.01)), cv2.LINE_AA)  # fmt: skip
+        cv2.ellipse(
+            image,
+            c,
+            (int(h * 0.05),) * 2,
+            float(rng.uniform(0, 360)),
+            0,
+            270,
+            (235, 235, 235),
+            max(2, int(h * 0.01)),
+            cv2.LINE_AA,
+        )
     word = str(rng.choice(["Loading...", "LOADING", "Now Loading", "Please wait", "Loading 47%"]))
-    draw_text(image, word, (w / 2, h * 0.72), h * rng.uniform(0.04, 0.075), (240, 240, 240), face,
-              0.5, True)  # fmt: skip
+    draw_text(
+        image,
+        word,
+        (w / 2, h * 0.72),
+        h * rng.uniform(0.04, 0.075),
+        (240, 240, 240),
+        face,
+        0.5,
+        True,
+    )
     if rng.random() < 0.6:
-        draw_text(image, "Tip: roll to dodge heavy attacks", (w / 2, h * 0.94), h * 0.03,
-                  (210, 210, 210), 0, 0.5, True)  # fmt: skip
+        draw_text(
+            image,
+            "Tip: roll to dodge heavy attacks",
+            (w / 2, h * 0.94),
+            h * 0.03,
+            (210, 210, 210),
+            0,
+            0.5,
+            True,
+        )
     return image, []
 
 
 def world_map(rng: RNG, style: Style, h: int, w: int) -> Result:
     """A map over the whole screen: land, roads, names. It is no minimap."""
-    colours = palette(rng, style) if rng.random() < 0.4 else tuple(
-        hsv(u, rng.uniform(0.2, 0.6), v) for u, v in ((0.58, 0.5), (0.55, 0.65), (0.13, 0.8),
-                                                      (0.27, 0.6), (0.08, 0.5))
-    )  # fmt: skip
+    colours = (
+        palette(rng, style)
+        if rng.random() < 0.4
+        else tuple(
+            hsv(u, rng.uniform(0.2, 0.6), v)
+            for u, v in ((0.58, 0.5), (0.55, 0.65), (0.13, 0.8), (0.27, 0.6), (0.08, 0.5))
+        )
+    )
     if rng.random() < 0.3:
         colours = ((190, 165, 120), (215, 195, 150), (205, 180, 130), (160, 130, 85))
     field = noise(rng, h, w, int(rng.integers(2, 5)), 5)
@@ -259,8 +342,14 @@ def world_map(rng: RNG, style: Style, h: int, w: int) -> Result:
         p = (int(rng.uniform(0.08, 0.92) * w), int(rng.uniform(0.12, 0.9) * h))
         if last is not None and rng.random() < 0.7:
             cv2.line(image, last, p, (90, 60, 40), max(1, h // 200), cv2.LINE_AA)
-        cv2.circle(image, p, max(3, h // 70), hsv(float(rng.choice([0, 0.12, 0.6])), 0.8, 0.9), -1,
-                   cv2.LINE_AA)  # fmt: skip
+        cv2.circle(
+            image,
+            p,
+            max(3, h // 70),
+            hsv(float(rng.choice([0, 0.12, 0.6])), 0.8, 0.9),
+            -1,
+            cv2.LINE_AA,
+        )
         place = str(rng.choice(["Oakford", "Grey Keep", "Salt Bay", "Mirefen", "Old Mine"]))
         draw_text(image, place, (p[0], p[1] + h * 0.02), h * 0.028, (30, 22, 16), 0, 0.5)
         last = p
@@ -268,8 +357,15 @@ def world_map(rng: RNG, style: Style, h: int, w: int) -> Result:
         t = int(h * rng.uniform(0.02, 0.06))
         stroke_rect(image, (0, 0, w, h), (60, 45, 30), t)
     if rng.random() < 0.7:
-        draw_text(image, str(rng.choice(["WORLD MAP", "Map", "The Northern Vale"])),
-                  (w / 2, h * 0.05), h * 0.06, (40, 28, 18), int(rng.integers(0, 5)), 0.5)  # fmt: skip
+        draw_text(
+            image,
+            str(rng.choice(["WORLD MAP", "Map", "The Northern Vale"])),
+            (w / 2, h * 0.05),
+            h * 0.06,
+            (40, 28, 18),
+            int(rng.integers(0, 5)),
+            0.5,
+        )
     return image, []
 
 
@@ -288,12 +384,21 @@ def _result(rng: RNG, style: Style, h: int, w: int, won: bool) -> Result:
     if won and rng.random() < 0.5:
         for _ in range(60):
             p = (int(rng.integers(0, w)), int(rng.integers(0, h)))
-            cv2.rectangle(image, p, (p[0] + h // 90, p[1] + h // 60),
-                          hsv(float(rng.random()), 0.8, 1), -1)  # fmt: skip
+            cv2.rectangle(
+                image, p, (p[0] + h // 90, p[1] + h // 60), hsv(float(rng.random()), 0.8, 1), -1
+            )
     if rng.random() < 0.4:
         fill_rect(image, (0, h * 0.3, w, h * 0.54), (0, 0, 0), 0.5)
-    draw_text(image, str(rng.choice(words)), (w / 2, h * 0.34), h * rng.uniform(0.11, 0.17), colour,
-              face, 0.5, True)  # fmt: skip
+    draw_text(
+        image,
+        str(rng.choice(words)),
+        (w / 2, h * 0.34),
+        h * rng.uniform(0.11, 0.17),
+        colour,
+        face,
+        0.5,
+        True,
+    )
     if won:
         for k in range(3):
             if rng.random() < 0.7:
@@ -302,8 +407,9 @@ def _result(rng: RNG, style: Style, h: int, w: int, won: bool) -> Result:
     else:
         lines = ("Try again?", "Retry", "Load last save", "Return to menu")
     for k, line in enumerate(lines[: int(rng.integers(1, 5))]):
-        draw_text(image, line, (w / 2, h * (0.6 + k * 0.07)), h * 0.04, (230, 230, 225), face, 0.5,
-                  True)  # fmt: skip
+        draw_text(
+            image, line, (w / 2, h * (0.6 + k * 0.07)), h * 0.04, (230, 230, 225), face, 0.5, True
+        )
     return image, objects
 
 

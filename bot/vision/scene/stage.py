@@ -23,9 +23,19 @@ from bot.vision.scene.sprites import FACINGS, humanoid, monster
 from bot.vision.scene.styles import VIEWS, Style
 
 NAMES = (
-    "Gorath the Burned", "Iron Warden", "Mother of Webs", "The Pale King", "Unit 07", "Vel'Kar",
-    "Ancient Wyrm", "Slime Emperor", "Hollow Knight Captain", "BOSS", "Overseer", "Kraal",
-)  # fmt: skip
+    "Gorath the Burned",
+    "Iron Warden",
+    "Mother of Webs",
+    "The Pale King",
+    "Unit 07",
+    "Vel'Kar",
+    "Ancient Wyrm",
+    "Slime Emperor",
+    "Hollow Knight Captain",
+    "BOSS",
+    "Overseer",
+    "Kraal",
+)
 GRUNTS = ("Goblin", "Bandit Lv 7", "Skeleton", "Drone", "Wolf", "Cultist", "Enemy", "Zombie")
 MINIMUM_VISIBLE = 0.35
 """An object is labelled where at least this share of its pixels can be seen."""
@@ -61,7 +71,7 @@ class Actor:
         return x, y
 
     def frame(self, t: float) -> Layer:
-        return self.frames[int((t * 4 + self.phase)) % len(self.frames)]
+        return self.frames[int(t * 4 + self.phase) % len(self.frames)]
 
 
 @dataclass(slots=True)
@@ -87,7 +97,9 @@ def overlaps(box: Box, others: list[Box], pad: float = 2.0) -> bool:
     )
 
 
-def make_hud(rng: np.random.Generator, style: Style, w: int, h: int, chances: dict[str, float]) -> Hud:
+def make_hud(
+    rng: np.random.Generator, style: Style, w: int, h: int, chances: dict[str, float]
+) -> Hud:
     """Lay out a HUD; ``chances`` gives the probability of ``bar``, ``mini`` and ``clutter``."""
     u = h / 720
     out = Hud(seed=int(rng.integers(2**31)))
@@ -107,7 +119,9 @@ def make_hud(rng: np.random.Generator, style: Style, w: int, h: int, chances: di
     if rng.random() < chances["bar"]:
         _place_bars(rng, style, out, w, h, scale, margin)
     bw, bh = w * float(rng.uniform(0.3, 0.62)), max(9.0 * u, h * float(rng.uniform(0.015, 0.035)))
-    by = h * (float(rng.uniform(0.03, 0.1)) if rng.random() < 0.6 else float(rng.uniform(0.84, 0.93)))
+    by = h * (
+        float(rng.uniform(0.03, 0.1)) if rng.random() < 0.6 else float(rng.uniform(0.84, 0.93))
+    )
     out.boss_box = ((w - bw) / 2, by, (w + bw) / 2, by + bh)
     if rng.random() < chances["clutter"]:
         _place_clutter(rng, out, w, h, u)
@@ -170,9 +184,14 @@ def _place_clutter(rng: np.random.Generator, out: Hud, w: int, h: int, u: float)
             out.others.append((bar, float(rng.random())))
             out.taken.append(box)
     sizes = {
-        "text": (0.16, 0.1), "hotbar": (0.42, 0.075), "chat": (0.24, 0.2), "webcam": (0.17, 0.2),
-        "dial": (0.07, 0.12), "compass": (0.3, 0.035), "buttons": (0.12, 0.16),
-    }  # fmt: skip
+        "text": (0.16, 0.1),
+        "hotbar": (0.42, 0.075),
+        "chat": (0.24, 0.2),
+        "webcam": (0.17, 0.2),
+        "dial": (0.07, 0.12),
+        "compass": (0.3, 0.035),
+        "buttons": (0.12, 0.16),
+    }
     if rng.random() < 0.25:
         out.extras.append(("crosshair", (w / 2 - 20, h / 2 - 20, w / 2 + 20, h / 2 + 20)))
     for _ in range(int(rng.integers(1, 6))):
@@ -196,9 +215,16 @@ class Stage:
     """One situation of play. ``subject`` is one of ``model.GAMEPLAY``."""
 
     def __init__(
-        self, rng: np.random.Generator, style: Style, subject: str, size: tuple[int, int],
-        view: str | None = None, display: Hud | None = None, frames: int = 1, late: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        rng: np.random.Generator,
+        style: Style,
+        subject: str,
+        size: tuple[int, int],
+        view: str | None = None,
+        display: Hud | None = None,
+        frames: int = 1,
+        late: bool = False,
+    ) -> None:
         self.w, self.h = size
         self.style, self.subject = style, subject
         self.view = view or str(rng.choice(VIEWS, p=[0.17, 0.27, 0.24, 0.14, 0.18]))
@@ -207,13 +233,19 @@ class Stage:
         self.fog = float(rng.uniform(*style.fog)) if rng.random() < 0.4 else 0.0
         self.fog_colour = hsv(float(rng.choice(style.hues)), 0.08, float(rng.uniform(0.3, 0.9)))
         self.count = frames
-        chances = {"bar": 0.6 if subject == "exploring the world" else 0.86, "mini": 0.62,
-                   "clutter": 0.72}  # fmt: skip
+        chances = {
+            "bar": 0.6 if subject == "exploring the world" else 0.86,
+            "mini": 0.62,
+            "clutter": 0.72,
+        }
         if subject == "low health":
             chances["bar"] = 1.0
         self.hud = display or make_hud(rng, style, self.w, self.h, chances)
-        self.level = float(rng.uniform(0.02, 0.2)) if subject == "low health" else float(
-            rng.uniform(0.38, 1.0))  # fmt: skip
+        self.level = (
+            float(rng.uniform(0.02, 0.2))
+            if subject == "low health"
+            else float(rng.uniform(0.38, 1.0))
+        )
         self.boss_level = float(rng.uniform(0.04, 1.0))
         self.actors: list[Actor] = []
         self.boss_bar: hud.Bar | None = None
@@ -233,19 +265,35 @@ class Stage:
                 self.boss_bar = hud.make_bar(rng, self.hud.boss_box, hud.health_colours(rng), False)
         if self.view != "first person" and rng.random() < 0.93:
             tall = h * float(rng.uniform(0.13, 0.34 if self.view == "third person" else 0.24))
-            facing = {"third person": "back", "side": "side", "isometric": "back",
-                      "top-down": "top"}[self.view]  # fmt: skip
+            facing = {
+                "third person": "back",
+                "side": "side",
+                "isometric": "back",
+                "top-down": "top",
+            }[self.view]
             if rng.random() < 0.3:
                 facing = str(rng.choice(FACINGS[:3]))
             poses = [self._figure(rng, tall, facing, False, k) for k in self._poses(rng)]
-            x = w * float(np.clip(rng.normal(0.48 if self.view != "side" else 0.38, 0.12), 0.1, 0.9))
+            x = w * float(
+                np.clip(rng.normal(0.48 if self.view != "side" else 0.38, 0.12), 0.1, 0.9)
+            )
             self.actors.append(
-                Actor("player", poses, x, self._feet(rng, tall, True), w * 0.08,
-                      float(rng.uniform(0.4, 0.9)), float(rng.uniform(0, 6)))
-            )  # fmt: skip
-        many = {"exploring the world": 0, "a boss fight": int(rng.integers(-2, 3)),
-                "fighting enemies": int(rng.integers(2, 7)),
-                "low health": int(rng.integers(0, 4))}[self.subject]  # fmt: skip
+                Actor(
+                    "player",
+                    poses,
+                    x,
+                    self._feet(rng, tall, True),
+                    w * 0.08,
+                    float(rng.uniform(0.4, 0.9)),
+                    float(rng.uniform(0, 6)),
+                )
+            )
+        many = {
+            "exploring the world": 0,
+            "a boss fight": int(rng.integers(-2, 3)),
+            "fighting enemies": int(rng.integers(2, 7)),
+            "low health": int(rng.integers(0, 4)),
+        }[self.subject]
         shared = int(rng.integers(2**31)) if rng.random() < 0.5 else None
         marked, barred = rng.random() < 0.4, rng.random() < 0.4
         for _ in range(max(0, many)):
@@ -293,9 +341,18 @@ class Stage:
             y = min(h * 0.95, self.horizon + h * float(rng.uniform(0.12, 0.4)))
         y = max(y, layer.h * 0.8)
         self.actors.append(
-            Actor("boss", layers, x, y, w * 0.05, float(rng.uniform(0.3, 0.7)),
-                  float(rng.uniform(0, 6)), 0.0, arrives=1.0 if late else -99.0)
-        )  # fmt: skip
+            Actor(
+                "boss",
+                layers,
+                x,
+                y,
+                w * 0.05,
+                float(rng.uniform(0.3, 0.7)),
+                float(rng.uniform(0, 6)),
+                0.0,
+                arrives=1.0 if late else -99.0,
+            )
+        )
 
     def _add_enemy(
         self, rng: np.random.Generator, shared: int | None, marked: bool, barred: bool
@@ -305,8 +362,11 @@ class Stage:
         look = np.random.default_rng(shared) if shared is not None else rng
         skin = self.style.skin
         if look.random() < 0.42:
-            facing = "top" if self.view == "top-down" and look.random() < 0.6 else str(
-                look.choice(["front", "side", "front"]))  # fmt: skip
+            facing = (
+                "top"
+                if self.view == "top-down" and look.random() < 0.6
+                else str(look.choice(["front", "side", "front"]))
+            )
             layers = [humanoid(look, size, skin, facing, True, p) for p in (0.3,)]
         else:
             layers = [monster(look, size, skin)]
@@ -315,12 +375,25 @@ class Stage:
             x = w * float(rng.uniform(0.06, 0.94))
             y = self._feet(rng, size, False)
             box = (x - layer.w / 2, y - layer.h, x + layer.w / 2, y)
-            if not overlaps(box, [(a.x - a.frames[0].w / 2, a.y - a.frames[0].h,
-                                   a.x + a.frames[0].w / 2, a.y) for a in self.actors
-                                  if a.label != "boss"], -layer.w * 0.3):  # fmt: skip
+            if not overlaps(
+                box,
+                [
+                    (a.x - a.frames[0].w / 2, a.y - a.frames[0].h, a.x + a.frames[0].w / 2, a.y)
+                    for a in self.actors
+                    if a.label != "boss"
+                ],
+                -layer.w * 0.3,
+            ):
                 break
-        actor = Actor("enemy", layers, x, y, w * float(rng.uniform(0.01, 0.06)),
-                      float(rng.uniform(0.4, 1.3)), float(rng.uniform(0, 6)))  # fmt: skip
+        actor = Actor(
+            "enemy",
+            layers,
+            x,
+            y,
+            w * float(rng.uniform(0.01, 0.06)),
+            float(rng.uniform(0.4, 1.3)),
+            float(rng.uniform(0, 6)),
+        )
         if rng.random() < 0.2:
             actor.flying = h * float(rng.uniform(0.05, 0.3))
         if barred and rng.random() < 0.85:
@@ -399,9 +472,15 @@ class Stage:
         return float(np.count_nonzero(layer.alpha > 100))
 
     def _above(
-        self, image: Image, actor: Actor, layer: Layer, at: tuple[float, float],
-        found: list[tuple[int, str, Box, float]], owner: Image, number: int,
-    ) -> int:  # fmt: skip
+        self,
+        image: Image,
+        actor: Actor,
+        layer: Layer,
+        at: tuple[float, float],
+        found: list[tuple[int, str, Box, float]],
+        owner: Image,
+        number: int,
+    ) -> int:
         """What hovers over a figure: bar, name, arrow. Returns how many numbers were used."""
         u = self.h / 720
         x, top = at[0], at[1] - layer.h - 6 * u
@@ -428,9 +507,13 @@ class Stage:
         owner[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])] = number
 
     def _draw_hud(
-        self, image: Image, t: float, found: list[tuple[int, str, Box, float]], owner: Image,
+        self,
+        image: Image,
+        t: float,
+        found: list[tuple[int, str, Box, float]],
+        owner: Image,
         number: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         rng = np.random.default_rng(self.hud.seed)
         u = self.h / 720
         for kind, box in self.hud.extras:
@@ -451,8 +534,16 @@ class Stage:
             if bar is None:
                 continue
             if bar is self.boss_bar:
-                draw_text(image, self.boss_name, (self.w / 2, bar.box[1] - 24 * u), 20 * u,
-                          (240, 230, 215), 0, 0.5, True)  # fmt: skip
+                draw_text(
+                    image,
+                    self.boss_name,
+                    (self.w / 2, bar.box[1] - 24 * u),
+                    20 * u,
+                    (240, 230, 215),
+                    0,
+                    0.5,
+                    True,
+                )
             box = bar.draw(image, level)
             number += 1
             if box is not None:
@@ -460,8 +551,16 @@ class Stage:
                 area = (box[2] - box[0]) * (box[3] - box[1])
                 found.append((number, "health_bar", box, area))
         if self.warning:
-            draw_text(image, "LOW HEALTH" if self.hud.seed % 2 else "Warning: health critical",
-                      (self.w / 2, self.h * 0.7), 30 * u, (255, 60, 50), 0, 0.5, True)  # fmt: skip
+            draw_text(
+                image,
+                "LOW HEALTH" if self.hud.seed % 2 else "Warning: health critical",
+                (self.w / 2, self.h * 0.7),
+                30 * u,
+                (255, 60, 50),
+                0,
+                0.5,
+                True,
+            )
 
     def _blips(self, image: Image, t: float) -> None:
         mini = self.hud.mini
@@ -476,7 +575,7 @@ class Stage:
     def _bleed(self, image: Image, t: float) -> Image:
         """Reddened edges: the player is badly hurt."""
         h, w = image.shape[:2]
-        y, x = np.ogrid[-1 : 1 : 48j, -1 : 1 : 64j]
+        y, x = np.ogrid[-1:1:48j, -1:1:64j]
         strength = 0.75 + 0.1 * math.sin(t * 4)
         edge = np.clip((np.sqrt(x * x + y * y) - 0.55) * 1.1, 0, 1).astype(np.float32) * strength
         weight = cv2.resize(edge, (w, h))
