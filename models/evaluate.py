@@ -192,8 +192,40 @@ def write_manifest(folder: Path, count: int = 1000) -> dict[str, Any]:
         }
     )
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    write_figures(folder / "README.md", manifest)
     print(json.dumps(manifest, indent=2))
     return manifest
+
+
+def write_figures(readme: Path, manifest: dict[str, dict[str, Any]]) -> None:
+    """Put the manifest's figures between the README's marks."""
+    detector = manifest["yolo-nano.pt"]
+    clip = manifest["clip-tiny/open_clip_model.safetensors"]
+    lines = [
+        f"`yolo-nano.pt`: {detector['steps']} steps in {detector['minutes']} minutes, seed "
+        f"{detector['seed']}, {detector['imgsz']} pixels, {detector['scenes_measured']} held-out "
+        "scenes.",
+        "",
+        "| class | AP50 |",
+        "|---|---|",
+        *(f"| {name} | {value:.3f} |" for name, value in detector["held_out_ap50"].items()),
+        "",
+        f"`clip-tiny`: first of the {len(clip['concepts'])} concepts right, "
+        f"{clip['scenes_measured']} held-out scenes.",
+        "",
+        "| concept | share right |",
+        "|---|---|",
+        *(f"| {name} | {value:.3f} |" for name, value in clip["held_out_first_right"].items()),
+        "",
+        "| file | SHA-256 |",
+        "|---|---|",
+        *(f"| `{name}` | `{entry['sha256']}` |" for name, entry in manifest.items()),
+    ]
+    start, end = "<!-- figures -->", "<!-- /figures -->"
+    text = readme.read_text("utf-8")
+    before, rest = text.split(start, 1)
+    after = rest.split(end, 1)[1]
+    readme.write_text(before + "\n".join([start, *lines, end]) + after, "utf-8")
 
 
 def _hash(path: Path) -> str:
