@@ -49,25 +49,36 @@ class Choices:
     def reserve(self, size_gb: float | str, who: str) -> None:
         """Keep another amount free for the main LLM: GiB, or ``auto``. Raises ``ValueError``."""
         self._choose(RESERVATION, str(size_gb), who)
+        unit = "" if size_gb == "auto" else "GB"
+        self._manager.decided(f"{who} reserved {size_gb}{unit} for the main LLM")
 
     def prefer(self, device: str, who: str) -> None:
         """Let vision prefer another card: ``cuda:N``. Raises ``ValueError``."""
+        known = [d.device for d in self._manager.get_all_devices_memory_info().values()]
+        if device.startswith("cuda:") and device not in known:
+            raise ValueError(f"there is no {device} here, only {', '.join(known) or 'the CPU'}")
         self._choose(VISION_DEVICE, device, who)
+        self._manager.decided(f"{who} prefers {device} for vision")
 
     def offload(self, name: str, who: str) -> None:
         """Send a model to the CPU until ``restore``."""
         choice = Choice(OFFLOAD + name, "cpu", who, self._wall())
         self._keep(choice)
+        self._manager.decided(f"{who} sent {name} to the CPU")
         self._manager.offload(name, self._words(choice))
 
-    def restore(self, name: str) -> list[Placement]:
+    def restore(self, name: str, who: str = "") -> list[Placement]:
         """Undo ``offload``; where the model goes now, or why it stays on the CPU."""
         self._forget(OFFLOAD + name)
+        if who:
+            self._manager.decided(f"{who} let {name} back on a card")
         return self._manager.restore(name)
 
-    def reset(self) -> None:
+    def reset(self, who: str = "") -> None:
         """Back to the configuration."""
         before = self.made
+        if who:
+            self._manager.decided(f"{who} went back to the configuration")
         for choice in before:
             if not choice.key.startswith(OFFLOAD):
                 self._forget(choice.key)

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FLUSH_SECONDS = 5.0
-SAMPLES_KEPT_SECONDS = 24 * 3600.0
+SAMPLES_KEPT_SECONDS = 7 * 24 * 3600.0
+FULL_DETAIL_SECONDS = 24 * 3600.0
+"""Of older readings those of ten seconds in each minute are kept."""
+FORGET_EVERY_SECONDS = 600.0
 EVENTS_KEPT_SECONDS = 365 * 24 * 3600.0
 _SCHEMA = """
 CREATE TABLE samples (
@@ -113,6 +116,7 @@ class HistoryStore:
         """Why nothing is written at present, for people."""
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._forgot_at = float("-inf")
 
     def open(self) -> Remembered:
         """Create or check the file, read what matters, start the writer.
@@ -275,8 +279,15 @@ class HistoryStore:
         return batch, False
 
     def _forget(self, db: sqlite3.Connection) -> None:
+        if time.monotonic() - self._forgot_at < FORGET_EVERY_SECONDS:
+            return
+        self._forgot_at = time.monotonic()
         now = time.time()
         db.execute("DELETE FROM samples WHERE at < ?", (now - SAMPLES_KEPT_SECONDS,))
+        db.execute(
+            "DELETE FROM samples WHERE at < ? AND CAST(at AS INTEGER) % 60 >= 10",
+            (now - FULL_DETAIL_SECONDS,),
+        )
         db.execute("DELETE FROM events WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
 
 
