@@ -68,6 +68,19 @@ class AppContext:
         task.add_done_callback(lambda _: work.close())
         return task
 
+    def start_vision(self) -> None:
+        """Start vision in the background, with bars in the console while its models load."""
+        self.run_in_background(self.vision.start(), "starting vision")
+        self.run_in_background(self._show_loading(), "showing progress")
+
+    async def _show_loading(self) -> None:
+        from rich.console import Console
+
+        from bot.loading import show_loading
+
+        await asyncio.sleep(0)  # by now the start is under way
+        await show_loading(self.vision, Console(stderr=True))
+
     async def finish_background(self) -> None:
         """Cancel what still runs in the background and wait until it has ended."""
         tasks = tuple(self._background)
@@ -96,7 +109,7 @@ async def open_context(
         context = AppContext(settings, manager, vision, demo=demo)
         stack.push_async_callback(context.finish_background)
         if settings.vision.autostart:
-            context.run_in_background(vision.start(), "starting vision")
+            context.start_vision()
         yield context
 
 

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 MISSING_PAGE = """\
 The demo's chat page is not installed ({missing} is missing).
-  pip install "danzar[demo]"
+In Danzar's folder:
+  pip install -e ".[demo]"
 Or run the bot on Discord: set DISCORD_TOKEN and start Danzar again."""
 
 HINTS = (
@@ -50,7 +51,7 @@ async def run_demo(
         log.error(MISSING_PAGE.format(missing=error.name or "simcord"))
         return Exit.DEMO
     bot = DanzarBot(context)
-    terminal = Terminal(sys.stdout)
+    terminal = Terminal()
     try:
         async with open_chat_page(bot, port=port, on_message=terminal.show) as page:
             terminal.print(banner(context, page.url))
@@ -118,7 +119,7 @@ def banner(context: AppContext, url: str) -> str:
         *(f"  {prefix + command:<16} {what}" for command, what in HINTS),
         "",
         cards_sentence(context),
-        "Ctrl-C ends it.",
+        "To run on Discord instead, set DISCORD_TOKEN. Ctrl-C ends the demo.",
         "",
     ]
     return "\n".join(lines)
@@ -159,17 +160,17 @@ async def welcome(bot: DanzarBot, channel_id: int) -> None:
 class Terminal:
     """Shows the conversation as plain text; never raises when the terminal is gone."""
 
-    def __init__(self, out: Any) -> None:
-        self._out = out
+    def __init__(self) -> None:
         self._expected: str | None = None
         self.mirror = False
         """Whether messages are shown: from the welcome on."""
 
     def print(self, text: str) -> None:
         """A line or more, whatever the terminal's encoding can't show replaced."""
-        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        # What sys.stdout is now: while models load, a progress bar puts itself there.
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         try:
-            print(text.encode(encoding, "replace").decode(encoding), file=self._out, flush=True)
+            print(text.encode(encoding, "replace").decode(encoding), flush=True)
         except (OSError, ValueError):
             log.debug("nobody reads the terminal any more")
 

@@ -288,7 +288,7 @@ def check_demo() -> Iterator[Finding]:
         )
     except PackageNotFoundError:
         what = "the demo's chat page is not installed"
-        yield Finding("demo", "warning", what, 'pip install "danzar[demo]", if you want the demo')
+        yield Finding("demo", "warning", what, 'pip install -e ".[demo]", if you want the demo')
 
 
 def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iterator[Finding]:

@@ -21,12 +21,23 @@ class Redacted(logging.Formatter):
         return line
 
 
+class CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at that moment: a progress bar puts itself there."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def configure(level: str, *, token: str | None = None, stream: TextIO | None = None) -> None:
     """Send Danzar's and discord.py's log lines to ``stream`` (stderr), once.
 
     Libraries that talk a lot are heard from warnings on.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else CurrentStderr()
     layout = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     handler.setFormatter(Redacted(layout, (token,) if token else ()))
     root = logging.getLogger()

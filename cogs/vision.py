@@ -94,7 +94,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         if self.pipeline.state in ("starting", "running"):
             await ctx.send(f"👁️ Vision is {self.pipeline.state} already.")
             return
-        self.bot.app_context.run_in_background(self.pipeline.start(), "starting vision")
+        self.bot.app_context.start_vision()
         await ctx.send("👁️ Vision is starting; `vision status` shows how far it is.")
 
     @vision.command(name="stop", brief="Stop vision and free its memory")

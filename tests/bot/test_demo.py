@@ -126,7 +126,7 @@ def test_without_the_page_the_bot_says_how_to_get_it(blind_config: Path, tmp_pat
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     ) as demo:
         assert demo.process.wait(timeout=60) == Exit.DEMO
-        demo.wait_for(r'pip install "danzar\[demo\]"')
+        demo.wait_for(r'pip install -e "\.\[demo\]"')
 
 
 def test_the_seams_of_the_pinned_simcord_are_there() -> None:
