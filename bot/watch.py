@@ -229,6 +229,9 @@ def _announce(pipeline: VisionPipeline) -> bool:
     if pipeline.state != "running":
         print(f"danzar watch: {pipeline.state_reason}", file=sys.stderr)
         return False
+    if pipeline.ended is not None and pipeline.ended.done() and pipeline.ended.result().failed:
+        print(f"danzar watch: {pipeline.ended.result().words}", file=sys.stderr)
+        return False
     running = False
     for status in pipeline.services.values():
         if status.state == "running":

@@ -33,6 +33,7 @@ from bot.vision.worker.protocol import (
     Ping,
     Pong,
     Progress,
+    ReleaseCapture,
     Reply,
     Reported,
     SetConcepts,
@@ -301,13 +302,13 @@ class VisionPipeline:
             for name in self._services:
                 self.load(name)
             watchdog = asyncio.create_task(self._watch_over(worker), name="vision watchdog")
-            if self._every_frame:
-                self._set("running", "")
-                self._up.set()
-                await self.settle()
+            # A source that can't be opened is told before the models have come.
             await worker.ask(self._order(), Done, timeout=ASK_SECONDS)
             self._set("running", "")
             self._up.set()
+            if self._every_frame:
+                await self.settle()
+                await worker.ask(ReleaseCapture(), Done, timeout=ASK_SECONDS)
             why = await worker.wait_gone()
             return why
         except BaseException as error:
@@ -323,6 +324,7 @@ class VisionPipeline:
             clip_fps=self._settings.clip.processing_fps,
             every_frame=self._every_frame,
             retry=not self._every_frame,
+            held=self._every_frame,
         )
 
     async def _end(

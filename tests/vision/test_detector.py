@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ def picture(seed: int, size: tuple[int, int] = (640, 360)) -> np.ndarray:
 def predicted(path: Path, images: list[np.ndarray], **options: object) -> list[np.ndarray]:
     from ultralytics import YOLO
 
-    results = YOLO(str(path)).predict(images, imgsz=160, verbose=False, device="cpu", **options)
+    results: Any = YOLO(str(path)).predict(
+        images, imgsz=160, verbose=False, device="cpu", **options
+    )
     return [result.boxes.data.numpy() for result in results]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -32,13 +33,19 @@ def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
     return render(seed, size).image
 
 
+def reference(folder: Path) -> tuple[Any, Any]:
+    """The model and its transform, as open_clip makes them."""
+    made: Any = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    return made
+
+
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_the_features_are_those_of_open_clips_own_transform(
     tmp_path: Path, resize_mode: str
 ) -> None:
     folder = make_clip(tmp_path / "model", resize_mode, image_size=64)
     labeller = Labeller.load(spec(folder), 1)
-    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model, transform = reference(folder)
     sizes = [(640, 360), (1920, 1080), (300, 700), (65, 64), (40, 30)]
     for seed, size in enumerate(sizes):
         rgb = picture(seed, size)
@@ -56,7 +63,7 @@ def test_the_features_are_those_of_open_clips_own_transform(
 
 def test_probabilities_are_those_of_open_clip(clip_folder: Path) -> None:
     rgb = picture(3, (640, 360))
-    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{clip_folder}")
+    model, transform = reference(clip_folder)
     tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")(list(CONCEPTS))
     with torch.inference_mode():
         image = model.encode_image(transform(Image.fromarray(rgb)).unsqueeze(0), normalize=True)

@@ -51,14 +51,22 @@ class Capture:
         self._gate = DuplicateGate()
         self._content = 0
         self._stop = threading.Event()
+        self._go = threading.Event()
+        if not order.held:
+            self._go.set()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def release(self) -> None:
+        """Take frames now."""
+        self._go.set()
+
     def stop(self) -> None:
         """Returns when the thread is gone, or at least told to go."""
         self._stop.set()
+        self._go.set()
         self.inbox.close()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=15)
@@ -71,6 +79,7 @@ class Capture:
                 source = self._open(self.order.capture)
                 self.source_name = source.name
                 self._tell(SourceOpened(description=source.description))
+                self._go.wait()
                 frames = self._follow(source)
                 if self._stop.is_set():
                     break

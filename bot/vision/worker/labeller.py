@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from bot.vision.worker.models import ModelError, size_of
 from bot.vision.worker.protocol import ClipSpec
 
 TEXT_BATCH = 32
+KEPT_PHRASES = 512
+"""Single phrases whose embeddings are kept; people may ask for any."""
 
 
 class Preprocess:
@@ -98,6 +101,7 @@ class Labeller:
         self._preprocess = preprocess
         self._spec = spec
         self._embeddings: dict[tuple[str, ...], Any] = {}
+        self._asked: OrderedDict[str, Any] = OrderedDict()
         self.concepts = spec.concepts
         self.batch_size = spec.batch_size
         self.notes: tuple[str, ...] = ()
@@ -168,6 +172,7 @@ class Labeller:
     def move(self, place: Place) -> None:
         self._model.to(place.device)
         self._embeddings = {k: v.to(place.device) for k, v in self._embeddings.items()}
+        self._asked.clear()
         self.place = place
 
     def use_concepts(self, concepts: tuple[str, ...]) -> None:
@@ -201,20 +206,54 @@ class Labeller:
             scale = math.exp(float(self._model.logit_scale))
             return (scale * features @ text.T).softmax(dim=-1).cpu().numpy()
 
+    def log_odds(
+        self, image: np.ndarray, phrases: Sequence[str], background: Sequence[str]
+    ) -> tuple[float, ...]:
+        """For each phrase its logit less that of the background phrase that fits best.
+
+        A logit is CLIP's scale x the cosine of phrase and picture. 0 means: it fits as well as
+        the best of the neutral phrases.
+        """
+        import torch
+
+        with torch.inference_mode():
+            text = self._phrases((*phrases, *background))
+            features = self._model.encode_image(
+                self._preprocess([image], self.place.device), normalize=True
+            ).float()
+            scale = math.exp(float(self._model.logit_scale))
+            logits = scale * (features @ text.T)[0].cpu()
+            return tuple((logits[: len(phrases)] - logits[len(phrases) :].max()).tolist())
+
+    def _phrases(self, phrases: Sequence[str]) -> Any:
+        """Embeddings of single phrases, each computed once while it is remembered."""
+        import torch
+
+        missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._asked]
+        if missing:
+            self._asked.update(zip(missing, self._encoded(missing), strict=True))
+        rows = [self._asked[phrase] for phrase in phrases]
+        for phrase in phrases:
+            self._asked.move_to_end(phrase)
+        while len(self._asked) > KEPT_PHRASES:
+            self._asked.popitem(last=False)
+        return torch.stack(rows)
+
     def _text(self, concepts: tuple[str, ...]) -> Any:
         known = self._embeddings.get(concepts)
-        if known is not None:
-            return known
+        if known is None:
+            known = self._embeddings[concepts] = self._encoded(concepts)
+        return known
+
+    def _encoded(self, phrases: Sequence[str]) -> Any:
         import torch
 
         with torch.inference_mode():
             parts = [
                 self._model.encode_text(
-                    self._tokenizer(list(concepts[i : i + TEXT_BATCH])).to(self.place.device),
+                    self._tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self.place.device),
                     normalize=True,
                 ).float()
-                for i in range(0, len(concepts), TEXT_BATCH)
+                for i in range(0, len(phrases), TEXT_BATCH)
             ]
-            embeddings = torch.cat(parts)
-        self._embeddings[concepts] = embeddings
-        return embeddings
+            return torch.cat(parts)

@@ -108,6 +108,14 @@ class SetConcepts(Message):
     concepts: tuple[str, ...]
 
 
+class ScorePhrases(Message):
+    """How well each phrase fits the newest frame, against a neutral background."""
+
+    kind: Literal["score_phrases"] = "score_phrases"
+    phrases: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
+    background: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
+
+
 class StartCapture(Message):
     kind: Literal["start_capture"] = "start_capture"
     capture: CaptureSettings
@@ -117,6 +125,12 @@ class StartCapture(Message):
     """Files are not paced, none of their frames is dropped, and YOLO sees each one."""
     retry: bool = True
     """Whether a source that fails or ends is opened again."""
+    held: bool = False
+    """The source is opened, but frames are taken only after ``ReleaseCapture``."""
+
+
+class ReleaseCapture(Message):
+    kind: Literal["release_capture"] = "release_capture"
 
 
 class StopCapture(Message):
@@ -147,7 +161,9 @@ Request = Annotated[
     | MoveModel
     | UnloadModel
     | SetConcepts
+    | ScorePhrases
     | StartCapture
+    | ReleaseCapture
     | StopCapture
     | TakePicture
     | Ping
@@ -197,6 +213,16 @@ class Picture(Message):
 
     kind: Literal["picture"] = "picture"
     report: FrameReport | None
+
+
+class Scored(Message):
+    """Log-odds in the order of the phrases, and the report of the frame that they are about."""
+
+    kind: Literal["scored"] = "scored"
+    log_odds: tuple[float, ...]
+    report: FrameReport
+    device: str
+    milliseconds: float
 
 
 class Pong(Message):
@@ -284,6 +310,7 @@ Reply = Annotated[
     | Refused
     | Placed
     | Picture
+    | Scored
     | Pong
     | Hello
     | Reported

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,9 +32,12 @@ from bot.vision.worker.protocol import (
     Pong,
     Progress,
     Refused,
+    ReleaseCapture,
     Reply,
     ReplyEnvelope,
     Request,
+    ScorePhrases,
+    Scored,
     SetConcepts,
     Shutdown,
     StartCapture,
@@ -123,13 +127,13 @@ class VisionWorker:
             case Consumed():
                 self._analysis.consumed(request.reports)
                 self._answer(number, Done())
-            case StartCapture() | StopCapture() | TakePicture():
+            case StartCapture() | ReleaseCapture() | StopCapture() | TakePicture():
                 self._aside(number, "capture", lambda: self._do(request))
             case LoadModel():
                 self._aside(number, request.spec.kind, lambda: self._do(request))
             case MoveModel() | UnloadModel():
                 self._aside(number, request.model, lambda: self._do(request))
-            case SetConcepts():
+            case SetConcepts() | ScorePhrases():
                 self._aside(number, "clip", lambda: self._do(request))
             case Shutdown():
                 pass
@@ -171,8 +175,13 @@ class VisionWorker:
                     model: Any = seat.model
                     model.use_concepts(request.concepts)
                     seat.content = -1
+            case ScorePhrases():
+                return self._score(request), b""
             case StartCapture():
                 self._start_capture(request)
+            case ReleaseCapture():
+                if self._capture is not None:
+                    self._capture.release()
             case StopCapture():
                 self._stop_capture()
             case TakePicture():
@@ -254,6 +263,25 @@ class VisionWorker:
 
         frame, report = latest
         return Picture(report=report), annotate(frame.image, report)
+
+    def _score(self, request: ScorePhrases) -> Reply:
+        seat, latest = self._analysis.seat("clip"), self._analysis.latest
+        if seat is None:
+            return Refused(what="CLIP is not loaded", remedy="`!vision status` says why")
+        if latest is None:
+            return Refused(what="No frame was captured yet", remedy="try again in a moment")
+        frame, report = latest
+        model: Any = seat.model
+        began = time.perf_counter()
+        # It computes: it takes its turn with the frames.
+        with self._analysis.lock:
+            odds = model.log_odds(frame.image, request.phrases, request.background)
+        return Scored(
+            log_odds=odds,
+            report=report,
+            device=seat.shown_device,
+            milliseconds=(time.perf_counter() - began) * 1e3,
+        )
 
     def _pong(self) -> Pong:
         import psutil
