@@ -13,6 +13,7 @@ from rich.console import Console
 from bot.loading import fraction, show_loading
 from bot.vision.pipeline import VisionPipeline
 from tests.bot.doubles import ScriptedVision
+from tests.gpu_memory.rig import settle
 
 
 def loading_vision(progress: str) -> ScriptedVision:
@@ -28,8 +29,7 @@ async def test_bars_are_shown_until_the_models_run() -> None:
     console = Console(file=screen, force_terminal=True, width=100)
     showing = asyncio.create_task(show_loading(cast(VisionPipeline, vision), console))
     async with asyncio.timeout(20):
-        while "opening (10%)" not in screen.getvalue():
-            await asyncio.sleep(0.01)
+        await settle(lambda: "opening (10%)" in screen.getvalue())
         vision.services["yolo"] = replace(vision.services["yolo"], state="running")
         await showing
     assert "yolo yolo-nano.pt" in screen.getvalue()
