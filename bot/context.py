@@ -9,9 +9,12 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bot.chat_state import ChatState
 from danzar_gpu import GPUMemoryManager
+from danzar_gpu.history import HistoryStore
 from danzar_gpu.probes import MemoryProbe, ProbeName, open_probe
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class AppContext:
     """Whether this is the local chat page: the rendered scene may be shown there."""
     started_at: float = field(default_factory=time.time)
     """Unix time of the start."""
+    chats: ChatState = field(default_factory=ChatState)
+    """What chats were told to keep: panels, alerts."""
     _background: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
 
     def may_share(self, source: str, channel: object = None) -> bool:
@@ -100,13 +105,19 @@ async def open_context(
     from bot.vision.pipeline import VisionPipeline
 
     async with AsyncExitStack() as stack:
-        manager = GPUMemoryManager(settings.gpu_memory, probe)
+        folder = Path(settings.data.folder)
+        # What a scripted rig did must not be learned from.
+        store = None if probe.source == "simulated" else HistoryStore(folder / "history.sqlite3")
+        manager = GPUMemoryManager(settings.gpu_memory, probe, store=store)
         # First, so that whatever start() left half open is closed, too.
         stack.push_async_callback(manager.close)
         await manager.start()
         vision = VisionPipeline(settings, manager)
         stack.push_async_callback(vision.stop)
-        context = AppContext(settings, manager, vision, demo=demo)
+        # The chat page's channel is a new one each time: nothing of it is worth keeping.
+        chats = ChatState(None if demo else folder / "chats.json")
+        await asyncio.to_thread(chats.load)
+        context = AppContext(settings, manager, vision, demo=demo, chats=chats)
         stack.push_async_callback(context.finish_background)
         if settings.vision.autostart:
             context.start_vision()

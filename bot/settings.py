@@ -283,6 +283,19 @@ class LoggingSettings(Section):
     )
 
 
+class DataSettings(Section):
+    """What Danzar keeps on disk."""
+
+    folder: Annotated[str, Field(min_length=1)] = Field(
+        default="data",
+        title="Folder",
+        description=(
+            "Where history, learned footprints and what chats chose are kept, relative to the "
+            "folder in which Danzar was started. The demo on a simulated rig keeps nothing."
+        ),
+    )
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -295,6 +308,7 @@ class Settings(Section):
         default_factory=PerformanceSettings, title="Performance"
     )
     discord: DiscordSettings = Field(default_factory=DiscordSettings, title="Discord")
+    data: DataSettings = Field(default_factory=DataSettings, title="Data")
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
 
     @model_validator(mode="after")

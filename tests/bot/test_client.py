@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 
 import discord
 import pytest
@@ -20,6 +21,12 @@ from tests.bot.doubles import scripted_context
 from tests.gpu_memory.rig import ScriptedProbe, guide_rig, settle
 
 TOKEN = "MTAw.not-a-real.token-at-all"
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is kept on disk by default is kept there."""
+    monkeypatch.chdir(tmp_path)
 
 
 def refusing(error: Exception) -> Callable[..., object]:
