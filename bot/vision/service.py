@@ -59,7 +59,7 @@ class ServiceStatus:
     """Why it is there, or why it does not run; with what the model has to say."""
     predicted_bytes: int
     measured_bytes: int | None
-    """On a card what was measured there, on the CPU the weights; ``None`` before."""
+    """What the model was measured to take on a card; ``None`` on the CPU."""
     progress: str
     milliseconds_p50: float | None
     """Median per frame over the last frames."""
@@ -345,7 +345,7 @@ class ModelService(ABC):
         return True
 
     def _landed(self, placed: Placed, plan: Plan, lease: Lease) -> None:
-        self._measured_bytes = placed.weights_bytes
+        self._measured_bytes = None
         if placed.on_card:
             peak = placed.activations_bytes
             self._learned = Footprint(

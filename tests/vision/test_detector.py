@@ -33,7 +33,7 @@ def picture(seed: int, size: tuple[int, int] = (640, 360)) -> np.ndarray:
     return np.ascontiguousarray(render(seed, size).image[..., ::-1])
 
 
-def predicted(path: Path, images: list[np.ndarray], **options: object) -> list[np.ndarray]:
+def predicted(path: Path, images: list[np.ndarray], **options: Any) -> list[np.ndarray]:
     from ultralytics import YOLO
 
     results: Any = YOLO(str(path)).predict(

@@ -58,7 +58,7 @@ async def test_frames_in_reports_out(yolo_file: Path, clip_folder: Path) -> None
         assert yolo.device == "cuda:1 (simulated; really on the CPU)"
         assert yolo.frames > 0
         assert yolo.milliseconds_p50
-        assert yolo.measured_bytes
+        assert yolo.measured_bytes is None, "no card was there to measure on"
         assert "Super" in yolo.reason
         assert "scene" in pipeline.source
         assert pipeline.counts.captured >= pipeline.counts.analysed > 0
