@@ -50,6 +50,7 @@ SEAMS: tuple[tuple[type, str], ...] = (
 
 EPHEMERAL = 1 << 6
 TICK_SECONDS = 0.4
+CLOSE_SECONDS = 10.0
 SETTLE_SECONDS = 20.0
 KEPT_EVENTS = 500
 MESSAGE_EVENTS = frozenset(
@@ -146,7 +147,13 @@ class ChatPage:
         closed = asyncio.ensure_future(self._preview.wait_closed())
         try:
             while not closed.done():
-                await self.tick()
+                try:
+                    await self.tick()
+                except simcord.SetupError:
+                    # The page may have been ended in the middle of a tick; all else is a defect.
+                    await asyncio.wait({closed}, timeout=CLOSE_SECONDS)
+                    if not closed.done():
+                        raise
                 await asyncio.wait({closed}, timeout=TICK_SECONDS)
         finally:
             closed.cancel()

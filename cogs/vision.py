@@ -180,7 +180,7 @@ def detection_lines(detections: tuple[Detection, ...]) -> list[str]:
     lines = []
     for label, found in sorted(by_label.items(), key=lambda item: -best(item[1])):
         found.sort(key=lambda d: -d.confidence)
-        places = [f"{d.confidence:.0%} at {_middle(d)}" for d in found[:4]]
+        places = [f"{d.confidence:.0%} at ({_middle(d)})" for d in found[:4]]
         if len(found) > 4:
             places.append(f"{len(found) - 4} more")
         count = f" × {len(found)}" if len(found) > 1 else ""

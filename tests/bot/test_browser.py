@@ -166,3 +166,18 @@ def test_a_guest_may_look_but_not_control(page: Page) -> None:
 def test_what_is_typed_at_the_terminal_appears_in_the_page(page: Page, demo: Running) -> None:
     demo.type("!about")
     expect(conversation(page)).to_contain_text("AGPL-3.0-or-later", timeout=ANSWER_MS)
+
+
+def test_ending_the_session_in_the_page_ends_the_demo(browser: Browser, tmp_path: Path) -> None:
+    config = tmp_path / "blind.yaml"
+    config.write_text("vision:\n  autostart: false\n", encoding="utf-8")
+    with started_demo(config) as demo:
+        page = browser.new_page()
+        page.goto(demo.wait_for(ADDRESS).group())
+        conversation(page).get_by_text("Danzar is here").wait_for()
+        until_ready(page)
+        page.get_by_text("More", exact=True).click()
+        page.get_by_role("button", name="End preview session").click()
+        assert demo.process.wait(timeout=60) == Exit.OK
+        assert "Traceback" not in demo.output
+        page.close()

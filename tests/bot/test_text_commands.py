@@ -279,8 +279,8 @@ async def test_look_keeps_a_screen_private(text_bot: DanzarBot, vision: Scripted
     message = await answer_to("!vision look")
     found = fields(message.embeds[0])
     assert found["Objects"].splitlines() == [
-        "**boss**: 92% at 700, 400",
-        "**enemy** × 2: 81% at 150, 200, 62% at 930, 160",
+        "**boss**: 92% at (700, 400)",
+        "**enemy** × 2: 81% at (150, 200), 62% at (930, 160)",
     ]
     assert found["Insights"].splitlines() == [
         "`▰▰▰▰▰▰▰▰▱▱` 81% a boss fight",
