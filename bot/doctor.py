@@ -341,7 +341,7 @@ def check_capture(answer: dict[str, Any], settings: Settings) -> Iterator[Findin
     what = f"{answer['description']}, {width} × {height} pixels"
     if settings.capture.source == "auto" and answer["source"] == "scene":
         remedy = "nothing for the demo; to watch a game, start where a desktop session runs"
-        yield Finding("capture", "warning", f"no screen: {what}", remedy)
+        yield Finding("capture", "warning", answer["description"], remedy)
     else:
         yield Finding("capture", "ok", what)
 
