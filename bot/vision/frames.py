@@ -176,6 +176,8 @@ class ScreenSource:
         size = f"{self._area['width']} x {self._area['height']}"
         if self._region is None:
             self.description = f"screen {self._monitor} ({size})"
+            if sys.platform.startswith("linux") and os.environ.get("WAYLAND_DISPLAY"):
+                self.description += ", through XWayland: Wayland's own windows stay black"
         else:
             at = f"{self._area['left']}, {self._area['top']}"
             self.description = f"region at {at} ({size})"

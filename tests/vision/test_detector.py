@@ -135,6 +135,13 @@ def test_a_checkpoint_that_breaks_off_is_refused(tmp_path: Path, yolo_file: Path
         Detector.load(spec(path), 1)
 
 
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, yolo_file: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(yolo_file.read_bytes())
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        Detector.load(spec(path), 1)
+
+
 def test_only_the_pinned_file_is_opened(yolo_file: Path) -> None:
     right = hashlib.sha256(yolo_file.read_bytes()).hexdigest()
     Detector.load(spec(yolo_file, sha256=right), 1)

@@ -178,6 +178,7 @@ def test_the_rendered_scene_has_no_end_and_moves() -> None:
 
 def test_the_screen_is_what_is_on_it(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", screen.display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     picture = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
     screen.show(picture)
     source = open_source(capture(source="screen"))

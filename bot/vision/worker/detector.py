@@ -6,7 +6,6 @@ what it does anew for each call: sources, callbacks, results as objects.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from bot.vision.worker.protocol import YoloSpec
 IOU_THRESHOLD = 0.7
 """ultralytics' own for prediction."""
 DEFAULT_IMAGE_SIZE = 640
+MAX_IMAGE_SIZE = 2048
 
 
 class Detector:
@@ -72,15 +72,11 @@ class Detector:
             model, checkpoint = load_checkpoint(str(path), device="cpu", fuse=True)
         except UnsafeSurroundings as error:
             raise ModelError(str(error), "install the versions that Danzar asks for") from error
-        except (TypeError, AttributeError, KeyError, ValueError, EOFError, RuntimeError) as error:
+        except Exception as error:  # a damaged file raises whatever its reader hit upon
             raise ModelError(
                 f"{path.name} is no YOLO checkpoint that can be opened safely "
                 f"({_first_line(error)})",
                 "use an ultralytics .pt file",
-            ) from error
-        except (OSError, ImportError, pickle.UnpicklingError) as error:
-            raise ModelError(
-                f"{path.name} can't be opened ({_first_line(error)})", "replace the file"
             ) from error
         if getattr(model, "task", "detect") != "detect":
             raise ModelError(
@@ -89,7 +85,9 @@ class Detector:
         trained = checkpoint.get("train_args", {}).get("imgsz", DEFAULT_IMAGE_SIZE)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        size = spec.image_size or (int(trained) if isinstance(trained, int) else DEFAULT_IMAGE_SIZE)
+        if not isinstance(trained, int) or not 32 <= trained <= MAX_IMAGE_SIZE:
+            trained = DEFAULT_IMAGE_SIZE
+        size = spec.image_size or trained
         return cls(model, spec, size)
 
     @property

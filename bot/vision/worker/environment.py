@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, MutableMapping
@@ -42,8 +43,10 @@ def _config_dir() -> Path:
     folder = Path(tempfile.gettempdir()) / f"danzar-ultralytics-{user}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-        if mine and os.access(folder, os.W_OK):
+        found = folder.lstat()
+        mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        # The name can be foreseen: a link that somebody else laid there is not followed.
+        if mine and stat.S_ISDIR(found.st_mode) and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass

@@ -145,6 +145,12 @@ class Ping(Message):
     kind: Literal["ping"] = "ping"
 
 
+class Trim(Message):
+    """Return the allocator's unused blocks to the driver; answered with a ``Pong``."""
+
+    kind: Literal["trim"] = "trim"
+
+
 class Consumed(Message):
     """So many reports were dealt with: the worker may run that much further ahead."""
 
@@ -167,6 +173,7 @@ Request = Annotated[
     | StopCapture
     | TakePicture
     | Ping
+    | Trim
     | Consumed
     | Shutdown,
     Field(discriminator="kind"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -36,13 +37,14 @@ from bot.vision.worker.protocol import (
     Reply,
     ReplyEnvelope,
     Request,
-    ScorePhrases,
     Scored,
+    ScorePhrases,
     SetConcepts,
     Shutdown,
     StartCapture,
     StopCapture,
     TakePicture,
+    Trim,
     UnloadModel,
     YoloSpec,
 )
@@ -124,6 +126,8 @@ class VisionWorker:
         match request:
             case Ping():
                 self._answer(number, self._pong())
+            case Trim():
+                self._aside(number, "trim", lambda: self._do(request))
             case Consumed():
                 self._analysis.consumed(request.reports)
                 self._answer(number, Done())
@@ -186,6 +190,12 @@ class VisionWorker:
                 self._stop_capture()
             case TakePicture():
                 return self._picture()
+            case Trim():
+                # Between two batches: what a batch in flight uses can't be given back.
+                with self._analysis.lock:
+                    gc.collect()
+                    give_back()
+                return self._pong(), b""
             case _:
                 pass
         return Done(), b""
