@@ -19,6 +19,8 @@ class ClipService(ModelService):
     name = "clip"
     title = "CLIP"
     priority = 10
+    concepts: tuple[str, ...] = ()
+    """Phrases that were chosen since the start; empty: those of the configuration."""
 
     @property
     def enabled(self) -> bool:
@@ -49,7 +51,7 @@ class ClipService(ModelService):
         spec = ClipSpec(
             folder=str(folder),
             sha256=pin.sha256 if pin else None,
-            concepts=wish.concepts,
+            concepts=self.concepts or wish.concepts,
             confidence_threshold=wish.confidence_threshold,
             max_insights=wish.max_insights,
             batch_size=wish.batch_size,

@@ -8,11 +8,12 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bot.settings import Settings
+from bot.vision.asking import BACKGROUND, Scores, probability
 from bot.vision.clip import ClipService
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.service import HOLDER, ModelService, ServiceStatus
@@ -36,11 +37,14 @@ from bot.vision.worker.protocol import (
     ReleaseCapture,
     Reply,
     Reported,
+    Scored,
+    ScorePhrases,
     SetConcepts,
     SourceEnded,
     SourceOpened,
     SourceTrouble,
     StartCapture,
+    Trim,
 )
 from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
@@ -93,9 +97,10 @@ class VisionPipeline:
         self._factory = worker_factory or ProcessWorker.start
         self._every_frame = every_frame
         self._clock = clock
+        self._clip = ClipService(settings, manager)
         self._services: dict[str, ModelService] = {
             "yolo": YoloService(settings, manager),
-            "clip": ClipService(settings, manager),
+            "clip": self._clip,
         }
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._state: PipelineState = "off"
@@ -228,7 +233,35 @@ class VisionPipeline:
             await self._worker.ask(SetConcepts(concepts=concepts), Done, timeout=ASK_SECONDS)
         except (WorkerGone, WorkerRefused, TimeoutError) as error:
             raise VisionUnavailable(f"The phrases could not be changed: {error}") from error
-        self._concepts = concepts
+        self._concepts = self._clip.concepts = concepts
+
+    async def score(self, phrases: Sequence[str]) -> Scores:
+        """How likely each phrase is on the newest frame, see ``bot.vision.asking``.
+
+        Raises:
+            VisionUnavailable: CLIP does not run, or nothing was seen yet.
+        """
+        worker = self._worker
+        if worker is None:
+            why = self._reason if self._state == "failed" else ""
+            raise VisionUnavailable(why or "Vision is off; `!vision start` starts it")
+        clip = self._clip.status
+        if clip.state in ("off", "failed", "waiting"):
+            raise VisionUnavailable(
+                f"CLIP does not run ({clip.state}): {clip.reason}; `!vision status` shows more"
+            )
+        request = ScorePhrases(phrases=tuple(phrases), background=BACKGROUND)
+        try:
+            scored, _ = await worker.ask(request, Scored, timeout=ASK_SECONDS)
+        except (WorkerGone, WorkerRefused, TimeoutError) as error:
+            why = str(error) or f"no answer in {ASK_SECONDS:g} s; try again"
+            raise VisionUnavailable(f"The phrase could not be scored: {why}") from error
+        return Scores(
+            dict(zip(phrases, map(probability, scored.log_odds), strict=True)),
+            scored.report,
+            scored.device,
+            scored.milliseconds,
+        )
 
     async def unload(self, name: str) -> None:
         """Take one model out until ``load`` or the next start; the rest goes on."""
@@ -245,6 +278,25 @@ class VisionPipeline:
         if self._worker is not None and (task is None or task.done()):
             run = self._services[name].run(self._worker)
             self._tasks[name] = asyncio.create_task(run, name=f"vision {name}")
+
+    async def trim(self) -> tuple[int, int]:
+        """Let the worker return its allocator's unused memory to the driver.
+
+        Returns the bytes that it held on all cards before and after.
+
+        Raises:
+            VisionUnavailable: there is no worker, or it did not answer.
+        """
+        worker = self._worker
+        if worker is None:
+            raise VisionUnavailable("Vision is off: it holds no GPU memory")
+        try:
+            before, _ = await worker.ask(Ping(), Pong, timeout=ASK_SECONDS)
+            after, _ = await worker.ask(Trim(), Pong, timeout=ASK_SECONDS)
+        except (WorkerGone, WorkerRefused, TimeoutError) as error:
+            raise VisionUnavailable(f"The worker could not be asked: {error}") from error
+        self._hold(worker, after)
+        return sum(h.reserved_bytes for h in before.held), sum(h.reserved_bytes for h in after.held)
 
     async def consumed(self, reports: int) -> None:
         """With ``every_frame``: so many reports were dealt with; the worker may go on."""
@@ -367,12 +419,12 @@ class VisionPipeline:
                 await worker.kill(f"a model was at one batch for {pong.busy_seconds:.0f} s")
                 return
             self._counts = pong.counts
-            self._manager.holder_memory(
-                HOLDER,
-                worker.pid,
-                {h.index: (h.reserved_bytes, h.active_bytes) for h in pong.held},
-            )
+            self._hold(worker, pong)
             await asyncio.sleep(min(PING_SECONDS, limit / 2))
+
+    def _hold(self, worker: WorkerHandle, pong: Pong) -> None:
+        held = {h.index: (h.reserved_bytes, h.active_bytes) for h in pong.held}
+        self._manager.holder_memory(HOLDER, worker.pid, held)
 
     def _heard(self, event: Reply) -> None:
         match event:
