@@ -57,14 +57,28 @@ def controls() -> Callable[[T], T]:
     """
 
     async def predicate(ctx: commands.Context[Any]) -> bool:
-        settings = host_of(ctx.bot).settings.discord
-        if ctx.guild is None:
-            if await ctx.bot.is_owner(ctx.author):
-                return True
-            raise MayNotControl("In direct messages only the bot's owner may do this.")
-        roles = ctx.author.roles if isinstance(ctx.author, discord.Member) else []
-        if may_control(settings, ctx.permissions, roles):
-            return True
-        raise MayNotControl(f"For this you need {requirement(settings)}.")
+        why = await refusal(ctx.bot, ctx.author, ctx.permissions)
+        if why is not None:
+            raise MayNotControl(why)
+        return True
 
     return commands.check(predicate)
+
+
+async def refusal(
+    bot: commands.Bot, person: discord.User | discord.Member, permissions: discord.Permissions
+) -> str | None:
+    """Why a person may not control, in words; ``None`` if they may."""
+    settings = host_of(bot).settings.discord
+    if not isinstance(person, discord.Member):
+        if await bot.is_owner(person):
+            return None
+        return "In direct messages only the bot's owner may do this."
+    if may_control(settings, permissions, person.roles):
+        return None
+    return f"For this you need {requirement(settings)}."
+
+
+async def button_refusal(interaction: discord.Interaction[Any]) -> str | None:
+    """``refusal`` for whoever pressed a button."""
+    return await refusal(interaction.client, interaction.user, interaction.permissions)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import statistics
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class ServiceStatus:
     milliseconds_p50: float | None
     """Median per frame over the last frames."""
     frames: int
+    idle_seconds: float | None = None
+    """Since it last looked at a frame; ``None`` if it never did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class ModelService(ABC):
         self._learned: Footprint | None = None
         self._milliseconds: deque[float] = deque(maxlen=200)
         self._frames = 0
+        self._ran_at: float | None = None
         self._trouble: asyncio.Queue[ModelFell | ModelBroke] = asyncio.Queue()
         self.settled = asyncio.Event()
         """Set while nothing is being loaded: it runs, or it is known that it won't."""
@@ -124,6 +128,7 @@ class ModelService(ABC):
             progress=self._progress,
             milliseconds_p50=statistics.median(self._milliseconds) if self._milliseconds else None,
             frames=self._frames,
+            idle_seconds=None if self._ran_at is None else time.monotonic() - self._ran_at,
         )
 
     @property
@@ -157,6 +162,7 @@ class ModelService(ABC):
     def saw(self, report: FrameReport) -> None:
         if self.name in report.devices:
             self._frames += 1
+            self._ran_at = time.monotonic()
             self._milliseconds.append(report.milliseconds.get(self.name, 0.0))
 
     def stopped(self) -> None:
