@@ -15,7 +15,7 @@ from danzar_gpu import advice
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Request
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
-from danzar_gpu.placement import Placement, Room, cooling, place, rebalance, rooms
+from danzar_gpu.placement import Placement, Room, cooling, need_on, place, rebalance, rooms
 from danzar_gpu.trust import STALE_SECONDS, Outlook, Skeptic
 
 Policy = Literal["cpu", "wait", "fail"]
@@ -43,6 +43,8 @@ class Ticket:
     """Seconds after which whoever drives this calls ``give_up``; ``None``: never."""
     record: LeaseRecord | None = None
     refused: Placement | None = None
+    claim: tuple[str, int] | None = None
+    """Bytes on a card (UUID) that others are vacating for it."""
 
     @property
     def open(self) -> bool:
@@ -108,10 +110,18 @@ class Admission:
             return {}
         return rooms(self.snapshot, self.ledger, self.config, now, self._outlook(None))
 
-    def _outlook(self, max_age: float | None = STALE_SECONDS) -> Outlook:
+    def _outlook(
+        self, max_age: float | None = STALE_SECONDS, asking: Ticket | None = None
+    ) -> Outlook:
         # To show where a model would go the last reading will do; to send it there it won't.
-        doubts = self._skeptic.doubts
-        return Outlook(self.reservation_bytes, doubts, self._skeptic.llm_likely, max_age)
+        claims: dict[str, int] = {}
+        for ticket in self._queue:
+            if ticket.claim is not None and ticket is not asking:
+                uuid, size = ticket.claim
+                claims[uuid] = claims.get(uuid, 0) + size
+        return Outlook(
+            self.reservation_bytes, self._skeptic.doubts, self._skeptic.llm_likely, claims, max_age
+        )
 
     def place(self, request: Request, now: float) -> Placement:
         """Where a request would go now, by the newest reading. Changes nothing."""
@@ -120,11 +130,11 @@ class Admission:
             request, self.snapshot, self.ledger, self.config, now, outlook=outlook, may_evict=False
         )
 
-    def _admit(self, request: Request, now: float, *, may_evict: bool = False) -> Placement:
+    def _admit(self, ticket: Ticket, now: float, *, may_evict: bool = False) -> Placement:
         """Where a request goes now: only a fresh reading admits anything to a card."""
-        outlook = self._outlook()
+        outlook = self._outlook(asking=ticket)
         return place(
-            request,
+            ticket.request,
             self.snapshot,
             self.ledger,
             self.config,
@@ -148,8 +158,9 @@ class Admission:
         if (why := self.ledger.kept_off.get(request.name)) is not None:
             self._grant(ticket, Placement("cpu", why), now)
             return ticket
-        placement = self._admit(request, now, may_evict=True)
-        if placement.evictions:
+        placement = self._admit(ticket, now, may_evict=True)
+        if placement.evictions and placement.uuid is not None:
+            ticket.claim = placement.uuid, need_on(request, placement.uuid, self.ledger)
             if policy != "wait":
                 ticket.patience = SETTLE_SECONDS
             self._evict(request, placement, now)
@@ -159,14 +170,14 @@ class Admission:
         elif policy == "wait":
             self._enqueue(ticket, now)
         else:
-            self._settle_without_card(ticket, now)
+            self._settle_at_once(ticket, placement, now)
         return ticket
 
     def give_up(self, ticket: Ticket, now: float) -> None:
         """Its patience is over: the CPU where the policy has it, else a refusal."""
         if ticket.open:
             self._leave_queue(ticket)
-            self._settle_without_card(ticket, now)
+            self._settle_at_once(ticket, self._admit(ticket, now), now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Nobody wants it any more; a lease that it got in the meantime is released."""
@@ -175,7 +186,8 @@ class Admission:
             self.release(ticket.record, now)
 
     def _is_behind(self, request: Request) -> bool:
-        return any(ticket.request.priority >= request.priority for ticket in self._queue)
+        # What is vacated for a ticket is counted as its own: it needs no further precedence.
+        return any(t.claim is None and t.request.priority >= request.priority for t in self._queue)
 
     def _enqueue(self, ticket: Ticket, now: float) -> None:
         self._arrivals += 1
@@ -191,7 +203,7 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves."""
         while self._queue:
-            placement = self._admit(self._queue[0].request, now)
+            placement = self._admit(self._queue[0], now)
             if placement.uuid is None:
                 return
             self._grant(self._queue.pop(0), placement, now)
@@ -204,8 +216,13 @@ class Admission:
         self._watch(now)
         ticket.settled(ticket)
 
-    def _settle_without_card(self, ticket: Ticket, now: float) -> None:
-        placement = self._admit(ticket.request, now)
+    def _settle_at_once(self, ticket: Ticket, placement: Placement, now: float) -> None:
+        """A card if it is its turn, else the CPU where the policy has it, else a refusal."""
+        if placement.uuid is not None and self._is_behind(ticket.request):
+            first = self._queue[0].request.name
+            reason = f"{first} waits for the room on {placement.device}"
+            device = "cpu" if self.config.fallback_to_cpu else None
+            placement = Placement(device, reason)
         if ticket.policy == "cpu" and placement.device is not None:
             self._grant(ticket, placement, now)
             return
@@ -301,7 +318,7 @@ class Admission:
         found: list[Placement] = []
         for record in self.ledger:
             if record.request.name == name and record.uuid is None and not record.moving:
-                placement = self._admit(record.request, now)
+                placement = self.place(record.request, now)
                 found.append(placement)
                 if placement.uuid is not None:
                     self._begin_move(record, placement, now, forced=False)

@@ -129,6 +129,8 @@ class Ledger:
         self._departures: list[Departure] = []
         self._ids = count(1)
         self._learned: dict[str, dict[str, Footprint]] = {}
+        self._contexts: dict[tuple[str, str], int] = {}
+        """Measured contexts by holder and card (UUID)."""
         self._tallies: dict[str, CardTally] | None = None
         self.kept_off: dict[str, str] = {}
         """Names of models that stay on the CPU until somebody says otherwise, and why."""
@@ -151,6 +153,7 @@ class Ledger:
             )
             for key, r in self._leases.items()
         }
+        twin._contexts = dict(self._contexts)
         twin._learned = {name: dict(by_card) for name, by_card in self._learned.items()}
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
@@ -225,6 +228,8 @@ class Ledger:
         self._tallies = None
         if record.uuid is not None:
             self._learned.setdefault(record.request.name, {})[record.uuid] = need
+            if record.holder:
+                self._contexts[record.holder, record.uuid] = need.context_bytes
 
     def is_learned(self, name: str) -> bool:
         """Whether a model of this name was ever measured on a card."""
@@ -234,10 +239,13 @@ class Ledger:
         """What a request will take on a card: as measured there, else elsewhere, else as asked."""
         by_card = self._learned.get(request.name)
         if not by_card:
-            return request.need
-        if uuid in by_card:
+            need = request.need
+        elif uuid in by_card:
             return by_card[uuid]
-        return max(by_card.values(), key=lambda need: need.total_bytes)
+        else:
+            need = max(by_card.values(), key=lambda need: need.total_bytes)
+        context = self._contexts.get((request.holder, uuid))
+        return need if context is None else replace(need, context_bytes=context)
 
     def set_holder(self, holder: str, memory: HolderMemory) -> None:
         self._holders[holder] = memory

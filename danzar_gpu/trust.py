@@ -14,6 +14,8 @@ from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Ledger
 from danzar_gpu.memory import GIB, DeviceMemory, MemorySnapshot
 
+RELEASE_SECONDS = 5.0
+"""How long the driver may take to show what the LLM gave up."""
 STALE_SECONDS = 2.0
 """Readings come each second while anything matters; an older one is no reason to act."""
 TOLERANCE_BYTES = GIB // 2
@@ -30,6 +32,8 @@ class Outlook:
     llm_likely: Mapping[str, int] = field(default_factory=dict[str, int])
     """What the LLM probably still holds where nobody lists processes now: reason enough not to
     send anybody away, none to admit anybody."""
+    claims: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Bytes on a card (UUID) that are being vacated for somebody who waits."""
     max_age: float | None = None
     """Seconds; what was read longer ago admits nothing."""
 
@@ -45,6 +49,8 @@ class Skeptic:
         self.llm_likely: dict[str, int] = {}
         self._listed: dict[str, tuple[int, int]] = {}
         """By UUID at the last list of processes: (LLM's bytes, bytes that are not ours)."""
+        self._gave_up: dict[str, tuple[float, int]] = {}
+        """By UUID: when the LLM was last seen to hold less, and how much less."""
 
     def look(
         self, snapshot: MemorySnapshot, ledger: Ledger, config: GPUMemoryConfig, now: float
@@ -56,7 +62,7 @@ class Skeptic:
             if doubt:
                 self.doubts[device.uuid] = doubt
             else:
-                self._remember(device, ledger, config)
+                self._remember(device, ledger, config, now)
 
     def _doubt(self, device: DeviceMemory, ledger: Ledger, now: float) -> str:
         age = max(device.age_seconds, now - device.read_at)
@@ -74,16 +80,29 @@ class Skeptic:
                 return "the driver says it is full, and its processes hold far less"
         return ""
 
-    def _remember(self, device: DeviceMemory, ledger: Ledger, config: GPUMemoryConfig) -> None:
+    def _remember(
+        self, device: DeviceMemory, ledger: Ledger, config: GPUMemoryConfig, now: float
+    ) -> None:
         foreign = max(0, device.reserved_bytes - _ours(device, ledger))
-        if device.processes is not None:
-            held = sum(p.used_bytes or 0 for p in device.processes if config.is_llm_process(p.name))
-            self._listed[device.uuid] = (held, foreign)
-            self.llm_likely.pop(device.uuid, None)
-            return
         held, before = self._listed.get(device.uuid, (0, 0))
+        if device.processes is not None:
+            listed = held
+            held = sum(p.used_bytes or 0 for p in device.processes if config.is_llm_process(p.name))
+            if held < listed:
+                self._gave_up[device.uuid] = (now, listed - held)
+            self._listed[device.uuid] = (held, foreign)
+            self.llm_likely[device.uuid] = held + self._on_its_way(device, now)
+            return
         # Whatever left since may have been the LLM's.
         self.llm_likely[device.uuid] = max(0, held - max(0, before - foreign))
+
+    def _on_its_way(self, device: DeviceMemory, now: float) -> int:
+        """What the LLM gave up a moment ago and the driver still calls used."""
+        at, size = self._gave_up.get(device.uuid, (float("-inf"), 0))
+        if now - at >= RELEASE_SECONDS:
+            return 0
+        known = sum(p.used_bytes or 0 for p in device.processes or ())
+        return max(0, min(size, device.reserved_bytes - known))
 
 
 def _ours(device: DeviceMemory, ledger: Ledger) -> int:

@@ -3,12 +3,13 @@
 What it is: it knows when every program comes and goes, how much everything really takes, and how
 long the driver keeps memory back. It leaves a card just before somebody else needs the memory and
 is back as soon as that is over. It keeps the same promises as the product: the LLM's outstanding
-reservation, vision's limit, the headroom and the threshold on entering a card, the pressure mark
-while staying, no return to a card within a minute.
+reservation, vision's limit (to the byte, where the product lets a measured model be a little over
+it), the headroom and the threshold on entering a card, the pressure mark while staying, no return
+to a card within a minute, and no room for a model that a more important one can use.
 
 What it isn't: a proven optimum. Each model's way over cards and time is optimal for what the
 models before it left over (dynamic programming over the stretches between events); several orders
-of models are tried and the best is kept. With few models that is the optimum or close to it.
+of equally important models are tried and the best is kept. With few models that is the optimum or close to it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class _Card:
     """Seconds from leaving until the memory is really there for others."""
     held: list[dict[str, int]]
     """What the plan has put there so far, by holder, without contexts."""
+    entering: list[int]
+    """Bytes that must stay free in a stretch because a planned model enters the card there."""
 
     def ours(self, position: int) -> int:
         held = self.held[position]
@@ -84,10 +87,10 @@ class Plan:
             if model.at < self._end and (model.until is None or model.until > model.at)
         ]
         orders = [
-            sorted(wanted, key=lambda item: (-item[1].priority, item[1].at)),
-            sorted(wanted, key=lambda item: item[1].peak_gb),
-            sorted(wanted, key=lambda item: -(self._until(item[1]) - item[1].at)),
             sorted(wanted, key=lambda item: item[1].at),
+            sorted(wanted, key=lambda item: item[1].peak_gb),
+            sorted(wanted, key=lambda item: -item[1].peak_gb),
+            sorted(wanted, key=lambda item: -(self._until(item[1]) - item[1].at)),
         ]
         chance = random.Random(1)
         tries = 0 if len(wanted) < 2 else min(12, 600 // max(1, len(wanted)))
@@ -98,6 +101,7 @@ class Plan:
         seen: set[tuple[int, ...]] = set()
         best: tuple[float, dict[int, list[Stop]]] = (-1.0, {})
         for order in orders:
+            order.sort(key=lambda item: -item[1].priority)  # stable: within equals as it was
             keys = tuple(key for key, _ in order)
             if keys in seen:
                 continue
@@ -115,6 +119,7 @@ class Plan:
                 context=int(card.context_gb * GIB),
                 tail=_tail(card.release_lag),
                 held=[{} for _ in base],
+                entering=[0] * len(base),
             )
             for card, base in zip(self._trace.rig, self._base, strict=True)
         ]
@@ -168,7 +173,7 @@ class Plan:
                     card = cards[place]
                     ours = card.with_model(position, model.holder, size)
                     room = card.available[position] - ours
-                    if room < floor or ours > card.limit:
+                    if room < max(floor, card.entering[position]) or ours > card.limit:
                         continue
                     may_enter = (
                         room >= headroom
@@ -225,6 +230,12 @@ class Plan:
             card = cards[place]
             seconds += self._points[position + 1] - self._points[position]
             size = self._size(model, position)
+            if offset == 0 or way[offset - 1] != place:
+                config = self._config
+                threshold = int(config.cpu_fallback_threshold_gb * GIB) - size
+                card.entering[position] = max(
+                    card.entering[position], int(config.headroom_gb * GIB), threshold
+                )
             leaves = offset + 1 == len(way) or way[offset + 1] != place
             until = self._points[position + 1] + (card.tail if leaves else 0.0)
             stop = min(bisect_left(self._points, until), len(card.held))
@@ -262,10 +273,10 @@ class Plan:
                     break
                 grown = grown_gb(program.growth, min(at, until) - program.at, life)
                 size = int((program.gb + grown) * GIB)
-                if program.llm and at < until:
-                    llm[n] += size
+                if program.llm:
+                    llm[n] += size  # on its way back it is no reason to leave either
                 else:
-                    other[n] += size  # on its way back it belongs to nobody
+                    other[n] += size
         for fault in self._trace.sensor:
             if fault.kind == "lost" and fault.device in (None, index):
                 until = self._end if fault.until is None else fault.until
