@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bot.vision.model_files import CLIP_WEIGHTS, FileRefused, Pin, locate, pin_of, pulled_folder
+from bot.vision.model_files import (
+    CLIP_WEIGHTS,
+    FileRefused,
+    Pin,
+    locate,
+    pin_of,
+    pulled_folder,
+    safetensors_parameters,
+)
 from bot.vision.service import CONTEXT_BYTES, ModelService, Plan
 from bot.vision.worker.protocol import ClipSpec
 from danzar_gpu import Footprint
@@ -56,18 +64,19 @@ class ClipService(ModelService):
             max_insights=wish.max_insights,
             batch_size=wish.batch_size,
         )
-        size = (folder / CLIP_WEIGHTS).stat().st_size
-        return Plan(spec, model, predict(size, wish.batch_size), note)
+        numbers = safetensors_parameters(folder / CLIP_WEIGHTS)
+        return Plan(spec, model, predict(numbers, wish.batch_size), note)
 
 
-def predict(file_bytes: int, batch_size: int) -> Footprint:
+def predict(parameters: int, batch_size: int) -> Footprint:
     """What an open_clip model will take on a card, before it was ever measured.
 
-    Weights: safetensors hold single precision, as the model runs: the file. Activations: 64 MiB
-    for the text and workspaces, 24 MiB for each picture of a batch.
+    Weights: the file's header says how many numbers there are, and the model runs in single
+    precision, whatever the file holds. Activations: 64 MiB for the text and workspaces, 24 MiB
+    for each picture of a batch.
     """
     return Footprint(
-        weights_bytes=file_bytes,
+        weights_bytes=4 * parameters,
         activations_bytes=ACTIVATIONS_BYTES + batch_size * PICTURE_BYTES,
         context_bytes=CONTEXT_BYTES,
     )

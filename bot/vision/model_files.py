@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 MANIFEST = "manifest.json"
+MAX_HEADER_BYTES = 16 << 20
 PULLED = Path("models/pulled")
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -99,6 +101,20 @@ def sha256_of(path: Path) -> str:
     """The file's hash. Raises ``OSError``."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safetensors_parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds; 0 if its header can't be read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                return 0
+            header = json.loads(file.read(length))
+        tensors = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(int(side) for side in shape) for shape in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0
 
 
 def check_hash(path: Path, expected: str | None) -> None:

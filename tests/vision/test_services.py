@@ -16,7 +16,7 @@ import torch
 from bot.settings import Settings
 from bot.vision.clip import ClipService
 from bot.vision.clip import predict as predict_clip
-from bot.vision.model_files import FileRefused
+from bot.vision.model_files import FileRefused, safetensors_parameters
 from bot.vision.service import ModelService
 from bot.vision.yolo import YoloService
 from bot.vision.yolo import predict as predict_yolo
@@ -237,4 +237,14 @@ def test_predictions_grow_with_what_is_asked() -> None:
     assert predict_yolo(6 * MIB, 640, 4).activations_bytes > small.activations_bytes
     assert predict_yolo(6 * MIB, 1280, 1).activations_bytes > small.activations_bytes
     assert predict_yolo(50 * MIB, 640, 1).weights_bytes > small.weights_bytes
-    assert predict_clip(600 * MIB, 4).weights_bytes == 600 * MIB
+    assert predict_clip(150 * MIB, 4).weights_bytes == 600 * MIB
+
+
+def test_clips_size_is_read_from_its_header(clip_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = clip_folder / "open_clip_model.safetensors"
+    assert safetensors_parameters(weights) == sum(t.numel() for t in load_file(weights).values())
+    for content in (b"", b"\xff" * 64, b"\x04" + bytes(7) + b"null", b"\x02" + bytes(7) + b"{}"):
+        (tmp_path / "bad").write_bytes(content)
+        assert safetensors_parameters(tmp_path / "bad") == 0

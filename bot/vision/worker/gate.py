@@ -27,7 +27,10 @@ class DuplicateGate:
 
     def passes(self, image: np.ndarray) -> bool:
         """Whether the frame (H x W x 3, uint8) differs from the last one that passed."""
-        sample = np.ascontiguousarray(image[::STRIDE, ::STRIDE])
+        height, width = image.shape[:2]
+        few = (max(1, width // STRIDE), max(1, height // STRIDE))
+        # Nearest takes pixels as they are, several times faster than a strided copy.
+        sample = cv2.resize(image, few, interpolation=cv2.INTER_NEAREST)
         last = self._last
         if last is not None and last.shape == sample.shape:
             difference = cv2.absdiff(sample, last)
