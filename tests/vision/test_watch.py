@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bot.settings import CaptureSettings
 from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.scene import render
 from tests.vision.conftest import CONCEPTS, LABELS, make_video
-from tests.vision.screen import Screen
+from tests.vision.screen import Screen, x_display
 
 KEYS = {
     "sequence",
@@ -119,6 +120,41 @@ def test_the_screen_gives_as_many_reports_as_asked_for(config: Path, screen: Scr
     assert all(r["detections"] for r in found), "a still screen carries its answers over"
     assert {d["label"] for r in found for d in r["detections"]} <= set(LABELS)
     assert sum(r["unchanged"] for r in found) >= 15
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, wide) * max(0.0, high)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return both / (areas - both)
+
+
+def test_the_shipped_models_see_the_game_on_the_screen(tmp_path: Path) -> None:
+    config = tmp_path / "danzar.yaml"
+    config.write_text("capture: {fps: 10}\n", encoding="utf-8")
+    scene = render(10_000_008, (1280, 720), None, "fighting enemies")
+    with x_display((1280, 720)) as screen:
+        screen.show(np.ascontiguousarray(scene.image[..., ::-1]))
+        shown = watched(
+            config,
+            *("--source", "screen", "--frames", "20", "--json"),
+            environment={"DISPLAY": screen.display},
+        )
+    assert shown.returncode == Exit.OK, shown.stderr
+    found = reports(shown)
+    assert len(found) == 20
+    for report in found:
+        right = [
+            d
+            for d in report["detections"]
+            for known in scene.objects
+            if d["label"] == known.label and overlap(d["box"], known.box) >= 0.5
+        ]
+        assert len(right) >= 3
+        assert len(right) >= len(report["detections"]) / 2
+        assert report["insights"], "CLIP has a word for it"
 
 
 def test_people_get_lines(config: Path) -> None:
