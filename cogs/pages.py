@@ -81,6 +81,11 @@ class Pages(OwnView):
         self.forward.disabled = self.page >= len(self.pages) - 1
 
     @property
+    def needed(self) -> bool:
+        """Whether there is more than one page."""
+        return len(self.pages) > 1
+
+    @property
     def embed(self) -> discord.Embed:
         return self.pages[self.page]
 

@@ -54,6 +54,8 @@ class Face:
     content: str | None = None
     """Shown above the embed, and only at the post: an edit would mention nobody anyway."""
     allowed_mentions: discord.AllowedMentions = field(default_factory=discord.AllowedMentions.none)
+    worth_posting: bool = True
+    """Whether it is posted where there is no message to edit; the end of an alert is not."""
 
     @property
     def looks(self) -> str:
@@ -139,6 +141,8 @@ class StandingMessage:
         return True
 
     async def _keep(self, face: Face, now: float) -> bool:
+        if self.message_id is None and not face.worth_posting and not self._unanswered:
+            return True
         if self.message_id is None or (self._repost and self._is_old(self.message_id)):
             await self._post(face, now)
             return True
@@ -150,9 +154,10 @@ class StandingMessage:
             await self._edit(face, now)
         except discord.NotFound as error:
             _raise_if_gone(error)
-            log.info("%s in channel %d was deleted: it is posted again", self.mark, self.channel_id)
+            log.info("%s in channel %d was deleted", self.mark, self.channel_id)
             self.forget()
-            await self._post(face, now)
+            if face.worth_posting:
+                await self._post(face, now)
         except discord.HTTPException as error:
             if error.code != TOO_MANY_EDITS_OF_OLD:
                 raise

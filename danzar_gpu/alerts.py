@@ -18,6 +18,14 @@ from danzar_gpu.placement import Room
 Kind = Literal["pressure", "cpu", "llm", "driver", "worker", "hot"]
 Change = Literal["opened", "updated", "resolved"]
 
+Level = Literal["all", "important", "critical"]
+LEVELS: dict[Level, frozenset[Kind]] = {
+    "all": frozenset(("pressure", "cpu", "llm", "driver", "worker", "hot")),
+    "important": frozenset(("pressure", "llm", "driver", "worker", "hot")),
+    "critical": frozenset(("llm", "driver", "hot")),
+}
+"""Which kinds people are told about."""
+
 HOT_CELSIUS = 85.0
 """GeForce cards begin to slow down near 83 to 90 °C."""
 COOL_CELSIUS = 80.0
@@ -139,6 +147,12 @@ class AlertBook:
     def open(self) -> tuple[Alert, ...]:
         """Alerts that are up now."""
         return tuple(t.alert for t in self._tracks.values() if t.alert is not None)
+
+    def restore(self, alerts: Iterable[Alert], now: float) -> None:
+        """Take up alerts that an earlier run opened: seen again they go on, else they end."""
+        for alert in alerts:
+            condition = Condition(alert.key, alert.kind, alert.text)
+            self._tracks[alert.key] = _Track(condition, alert.opened_at, now, alert)
 
     def observe(self, found: Iterable[Condition], now: float) -> list[tuple[Change, Alert]]:
         """What changed with this reading."""
