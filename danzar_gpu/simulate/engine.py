@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from typing import Literal, Protocol
 
 from danzar_gpu.config import LLM_PROCESSES, GPUMemoryConfig
@@ -293,6 +293,8 @@ class Engine:
                     job.key for job in self._jobs if not _on_card(job) and self._would_fit(job)
                 )
                 self._changed = False
+            if any(d.wanted and self.world.cards[d.program.device].models for d in self._demands):
+                self.score.squeezed_seconds += seconds
             for job in self._jobs:
                 self.score.lived(seconds, _on_card(job), job.key in self._needless)
             self._now = to
@@ -326,7 +328,7 @@ class Engine:
             self._unload(job, job.device)
         elif job.state in ("loading", "arriving") and job.target is not None:
             self._unload(job, job.target)
-        if job.landed_at == 0.0 and job.state in ("waiting", "loading"):
+        if job.state in ("waiting", "loading"):
             self.score.waits.append(self._now - job.asked_at)
         job.state, job.device, job.target = "gone", None, None
         self._jobs.remove(job)
@@ -617,9 +619,7 @@ def growth_times(growth: Growth, start: float, life: float) -> list[float]:
     else:
         points = [(0.0, 0.0), *sorted(growth)]
         spans = [
-            (a[0], min(b[0], life), abs(b[1] - a[1]))
-            for a, b in zip(points, points[1:], strict=False)
-            if a[0] < life
+            (a[0], min(b[0], life), abs(b[1] - a[1])) for a, b in pairwise(points) if a[0] < life
         ]
     times: list[float] = []
     for begin, end, gb in spans:

@@ -10,6 +10,7 @@ METRICS = (
     "oom_count",
     "llm_starved_count",
     "llm_starved_seconds",
+    "squeezed_seconds",
     "gpu_fraction",
     "needless_cpu_seconds",
     "moves",
@@ -28,6 +29,8 @@ class Score:
     oom_count: int = 0
     llm_starved_count: int = 0
     llm_starved_seconds: float = 0.0
+    squeezed_seconds: float = 0.0
+    """Seconds in which another program was short of memory that our models held."""
     gpu_seconds: float = 0.0
     model_seconds: float = 0.0
     needless_cpu_seconds: float = 0.0

@@ -51,6 +51,8 @@ class _Card:
 
     available: list[int]
     """Beyond all that is not ours and the LLM's promise."""
+    plain: list[int]
+    """The same without looking ahead."""
     limit: int
     context: int
     tail: float
@@ -114,12 +116,13 @@ class Plan:
     def _schedule(self, order: list[tuple[int, Model]]) -> tuple[float, dict[int, list[Stop]]]:
         cards = [
             _Card(
-                available=base,
+                available=base[0],
+                plain=base[1],
                 limit=self._config.vision_limit_bytes(int(card.total_gb * GIB)),
                 context=int(card.context_gb * GIB),
                 tail=_tail(card.release_lag),
-                held=[{} for _ in base],
-                entering=[0] * len(base),
+                held=[{} for _ in base[0]],
+                entering=[0] * len(base[0]),
             )
             for card, base in zip(self._trace.rig, self._base, strict=True)
         ]
@@ -173,6 +176,14 @@ class Plan:
                     card = cards[place]
                     ours = card.with_model(position, model.holder, size)
                     room = card.available[position] - ours
+                    # Should it leave at the end of this stretch, its memory goes a little later.
+                    until = self._points[position + 1] + card.tail
+                    after = position + 1
+                    while after < len(card.held) and self._points[after] < until:
+                        ours = max(ours, card.with_model(after, model.holder, size))
+                        there = card.with_model(after, model.holder, size)
+                        room = min(room, card.plain[after] - there)
+                        after += 1
                     if room < max(floor, card.entering[position]) or ours > card.limit:
                         continue
                     may_enter = (
@@ -221,7 +232,7 @@ class Plan:
 
     def _occupy(self, way: list[int | None], model: Model, cards: list[_Card]) -> float:
         """Write its way into the cards' books; the seconds on cards."""
-        first, last = self._span(model)
+        first, _ = self._span(model)
         seconds = 0.0
         for offset, place in enumerate(way):
             if place is None:
@@ -254,8 +265,9 @@ class Plan:
 
     # The cards without us
 
-    def _availability(self, index: int) -> list[int]:
-        """For each stretch the least that is there, until a model that leaves at its end left."""
+    def _availability(self, index: int) -> tuple[list[int], list[int]]:
+        """For each stretch the least that is there until a model that leaves at its end left,
+        and what is there in the stretch itself."""
         card = self._trace.rig[index]
         tail = _tail(card.release_lag)
         count = len(self._points) - 1
@@ -295,7 +307,7 @@ class Plan:
         for n in range(count):
             stop = bisect_left(self._points, self._points[n + 1] + tail)
             ahead.append(min(plain[n : max(n + 1, min(stop, count))]))
-        return ahead
+        return ahead, plain
 
     def _breakpoints(self) -> list[float]:
         trace = self._trace

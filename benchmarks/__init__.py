@@ -1,0 +1,1 @@
+"""Benchmarks; each runs as a module from the repository's root."""
