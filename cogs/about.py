@@ -10,7 +10,8 @@ import discord
 from discord.ext import commands
 
 from bot.identity import LICENCE, source_url, version
-from cogs.embeds import NEUTRAL, fitted, plain, shortened
+from cogs import texts
+from cogs.embeds import FIELD_CHARACTERS, NEUTRAL, plain, shortened
 from danzar_gpu.report import age_text
 
 if TYPE_CHECKING:
@@ -36,20 +37,19 @@ class About(commands.Cog):
 
         Example: `{prefix}about`
         """
-        up = age_text(time.time() - self.bot.app_context.started_at)
+        context = getattr(self.bot, "app_context", None)
         embed = discord.Embed(
             title="Danzar",
-            description=(
-                "Watches a game with local vision models and never takes the GPU memory that "
-                "the local LLM needs."
-            ),
+            description=texts.ABOUT,
             colour=NEUTRAL,
             url=source_url(),
         )
-        embed.add_field(name="Version", value=version())
-        embed.add_field(name="Licence", value=LICENCE)
-        embed.add_field(name="Running for", value=up)
-        embed.add_field(name="Source", value=source_url(), inline=False)
+        embed.add_field(name=texts.ABOUT_VERSION, value=version())
+        embed.add_field(name=texts.ABOUT_LICENCE, value=LICENCE)
+        if context is not None:
+            up = age_text(time.time() - context.started_at)
+            embed.add_field(name=texts.ABOUT_RUNNING, value=up)
+        embed.add_field(name=texts.ABOUT_SOURCE, value=source_url(), inline=False)
         await ctx.send(embed=embed)
 
 
@@ -79,24 +79,28 @@ class Help(commands.HelpCommand):
         return f"`{self.prefix}{command.qualified_name}{signature}` {command.brief or ''}".rstrip()
 
     def lines(self, command: commands.Command[Any, ..., Any]) -> list[str]:
-        """A command, or the commands of a group."""
-        if isinstance(command, commands.Group):
-            subcommands = (c for c in command.commands if not c.hidden)
-            return [self.line(c) for c in sorted(subcommands, key=lambda c: c.name)]
-        return [self.line(command)]
+        """A command, or the commands of a group, with those of the groups in it."""
+        if not isinstance(command, commands.Group):
+            return [self.line(command)]
+        lines: list[str] = []
+        for subcommand in sorted(command.commands, key=lambda c: c.name):
+            if subcommand.hidden:
+                continue
+            lines.append(self.line(subcommand))
+            if isinstance(subcommand, commands.Group):
+                lines.extend(self.lines(subcommand))
+        return lines
 
     async def send_bot_help(
         self, mapping: Mapping[commands.Cog | None, list[commands.Command[Any, ..., Any]]], /
     ) -> None:
-        embed = discord.Embed(title="What I can do", colour=NEUTRAL)
+        embed = discord.Embed(title=texts.HELP_TITLE, colour=NEUTRAL)
         for cog, members in mapping.items():
             shown = await self.filter_commands(members, sort=True)
             lines = [line for command in shown for line in self.lines(command)]
             if lines and cog is not None:
-                embed.add_field(name=cog.qualified_name, value=fitted(lines), inline=False)
-        embed.set_footer(
-            text=f"{self.prefix}help COMMAND explains one. Most work as /slash commands, too."
-        )
+                add_lines(embed, cog.qualified_name, lines)
+        embed.set_footer(text=texts.HELP_FOOTER.format(prefix=self.prefix))
         await self.get_destination().send(embed=embed)
 
     async def send_cog_help(self, cog: commands.Cog, /) -> None:
@@ -120,15 +124,30 @@ class Help(commands.HelpCommand):
             title=shortened(title, 256), description=shortened(text, 2000), colour=NEUTRAL
         )
         if lines:
-            embed.add_field(name="Commands", value=fitted(lines), inline=False)
+            add_lines(embed, texts.HELP_COMMANDS, lines)
         await self.get_destination().send(embed=embed)
 
     def command_not_found(self, string: str, /) -> str:
-        return f"I know no command “{plain(shortened(string, 40))}”. `{self.prefix}help` lists all."
+        word = plain(shortened(string, 40))
+        return texts.HELP_UNKNOWN.format(word=word, prefix=self.prefix)
 
     def subcommand_not_found(self, command: commands.Command[Any, ..., Any], string: str, /) -> str:
         known = ", ".join(line.split("`")[1] for line in self.lines(command))
-        return f"There is no “{plain(shortened(string, 40))}” here. There are: {known}"
+        return texts.HELP_NO_SUB.format(word=plain(shortened(string, 40)), known=known)
+
+
+def add_lines(embed: discord.Embed, name: str, lines: list[str]) -> None:
+    """Lines as one field or, where one is too short for them, as several."""
+    rest = list(lines)
+    more = texts.HELP_MORE.format(name=name)
+    while rest:
+        taken: list[str] = []
+        while rest and sum(map(len, taken)) + len(taken) + len(rest[0]) <= FIELD_CHARACTERS:
+            taken.append(rest.pop(0))
+        if not taken:
+            taken = [shortened(rest.pop(0), FIELD_CHARACTERS)]
+        embed.add_field(name=name, value="\n".join(taken), inline=False)
+        name = more
 
 
 async def setup(bot: DanzarBot) -> None:

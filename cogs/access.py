@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import discord
 from discord.ext import commands
 
+from cogs import texts
 from cogs.host import host_of
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def may_control(
 def requirement(settings: DiscordSettings) -> str:
     """What ``may_control`` asks for, in words."""
     name = PERMISSION_NAMES.get(settings.control_permission, settings.control_permission)
-    words = f"the “{name}” permission"
+    words = texts.PERMISSION.format(name=name)
     if settings.control_role:
         role = discord.utils.escape_markdown(settings.control_role)
-        words += f" or the role “{role}”"
+        words += texts.OR_ROLE.format(role=role)
     return words
 
 
@@ -57,12 +58,17 @@ def controls() -> Callable[[T], T]:
     """
 
     async def predicate(ctx: commands.Context[Any]) -> bool:
-        why = await refusal(ctx.bot, ctx.author, ctx.permissions)
-        if why is not None:
-            raise MayNotControl(why)
+        await require_control(ctx)
         return True
 
     return commands.check(predicate)
+
+
+async def require_control(ctx: commands.Context[Any]) -> None:
+    """Raises ``MayNotControl`` when whoever called may not change what Danzar does."""
+    why = await refusal(ctx.bot, ctx.author, ctx.permissions)
+    if why is not None:
+        raise MayNotControl(why)
 
 
 async def refusal(
@@ -73,10 +79,10 @@ async def refusal(
     if not isinstance(person, discord.Member):
         if await bot.is_owner(person):
             return None
-        return "In direct messages only the bot's owner may do this."
+        return texts.OWNER_IN_DM
     if may_control(settings, permissions, person.roles):
         return None
-    return f"For this you need {requirement(settings)}."
+    return texts.NEED.format(requirement=requirement(settings))
 
 
 async def button_refusal(interaction: discord.Interaction[Any]) -> str | None:

@@ -28,6 +28,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.vision.pipeline import VisionUnavailable
+from cogs import texts
 from cogs.access import MayNotControl
 from cogs.embeds import plain, sentence, shortened
 from danzar_gpu import AdmissionRefused
@@ -75,9 +76,9 @@ class ErrorAnswers(commands.Cog, name="Errors", command_attrs={"hidden": True}):
         """What fails before a hybrid command's own error handling, or without a command."""
         cause = unwrapped(error)
         if isinstance(cause, app_commands.CommandNotFound | app_commands.CommandSignatureMismatch):
-            text = "Discord shows an old list of commands. The bot's owner can renew it: `sync`."
+            text = texts.OLD_COMMANDS
         elif isinstance(cause, app_commands.CheckFailure | MayNotControl):
-            text = str(cause) or "You may not use this here."
+            text = str(cause) or texts.MAY_NOT_USE
         elif isinstance(cause, IN_OUR_WORDS):
             text = in_our_words(cause)
         else:
@@ -134,7 +135,9 @@ def _unknown_command(error: BaseException, ctx: commands.Context[DanzarBot]) -> 
         return None
     names = [name for name, command in ctx.bot.all_commands.items() if not command.hidden]
     close = difflib.get_close_matches((ctx.invoked_with or "").lower(), names, 1, cutoff=0.75)
-    return f"Did you mean `{ctx.clean_prefix}{close[0]}`?" if close else SILENT
+    if not close:
+        return SILENT
+    return texts.DID_YOU_MEAN.format(command=f"{ctx.clean_prefix}{close[0]}")
 
 
 def _unknown_subcommand(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | None:
@@ -147,30 +150,31 @@ def _unknown_subcommand(error: BaseException, ctx: commands.Context[DanzarBot]) 
     prefix = f"{ctx.clean_prefix}{group.qualified_name}"
     close = difflib.get_close_matches(word.lower(), known, 1, cutoff=0.5)
     shown = plain(shortened(word, 40)).replace("`", "")
-    lines = [f"There is no “{shown}” here."]
+    lines = [texts.NOT_HERE.format(word=shown)]
     if close:
-        lines.append(f"Did you mean `{prefix} {close[0]}`?")
-    lines.append("There are: " + ", ".join(f"`{prefix} {name}`" for name in known))
+        lines.append(texts.DID_YOU_MEAN.format(command=f"{prefix} {close[0]}"))
+    names = ", ".join(f"`{prefix} {name}`" for name in known)
+    lines.append(texts.THERE_ARE.format(names=names))
     return "\n".join(lines)
 
 
 def _cooldown(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | None:
     if isinstance(error, commands.CommandOnCooldown | app_commands.CommandOnCooldown):
-        return f"⏳ Too fast: again in {max(0.1, error.retry_after):.1f} s."
+        return texts.TOO_FAST.format(seconds=max(0.1, error.retry_after))
     if isinstance(error, commands.MaxConcurrencyReached):
-        return "⏳ This is running already: wait until it has finished."
+        return texts.RUNS_ALREADY
     return None
 
 
-def _not_allowed(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | None:
+def _not_allowed(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | None:
     if isinstance(error, commands.NotOwner):
-        return "🔒 Only the bot's owner may do this."
+        return texts.OWNER_ONLY
     if isinstance(error, commands.NoPrivateMessage):
-        return "🔒 This works in a server only, not in direct messages."
+        return texts.SERVER_ONLY
     if isinstance(error, commands.CheckFailure | app_commands.CheckFailure):
-        return f"🔒 {error}" if str(error) else "🔒 You may not do this here."
+        return texts.LOCKED.format(reason=error) if str(error) else texts.NOT_ALLOWED
     if isinstance(error, commands.DisabledCommand):
-        return "This command is switched off."
+        return texts.SWITCHED_OFF.format(prefix=ctx.clean_prefix)
     return None
 
 
@@ -179,12 +183,12 @@ def _bad_input(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | 
         return None
     name = ctx.command.qualified_name if ctx.command else ""
     if isinstance(error, commands.TooManyArguments):
-        what = "That is more than the command takes."
+        what = texts.TOO_MUCH
     elif isinstance(error, commands.MissingRequiredArgument):
-        what = f"`{error.param.name}` is missing."
+        what = texts.MISSING.format(name=error.param.name)
     else:
-        what = plain(shortened(str(error), 300)) or "That could not be read."
-    return f"{what}\nSee `{ctx.clean_prefix}help {name}`."
+        what = sentence(shortened(str(error), 500)) or texts.UNREADABLE
+    return texts.SEE_HELP.format(what=what, prefix=ctx.clean_prefix, command=name)
 
 
 def _known(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | None:
@@ -192,23 +196,20 @@ def _known(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | Non
         return in_our_words(error)
     if isinstance(error, discord.Forbidden):
         log.warning("Discord did not allow an answer: %s", error)
-        return "I lack a permission here: I need to send messages, embed links and attach files."
+        return texts.NO_POSTING
     return None
 
 
 def in_our_words(error: BaseException) -> str:
     """A failure of ours as a chat line."""
-    return f"⚠️ {sentence(shortened(str(error), 1500))}"
+    return texts.OUR_WORDS.format(reason=sentence(shortened(str(error), 1500)))
 
 
 def report_defect(error: BaseException, where: str) -> str:
     """Log the traceback under a fresh reference; the apology that names it."""
     reference = secrets.token_hex(3)
     log.error("unexpected error %s in %s", reference, where, exc_info=error)
-    return (
-        "💥 Sorry, something went wrong that I did not expect. "
-        f"The log has the details under the reference `{reference}`."
-    )
+    return texts.DEFECT.format(reference=reference)
 
 
 async def say(ctx: commands.Context[DanzarBot], text: str) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from discord.ext import commands
 
+from cogs import texts
+
 if TYPE_CHECKING:
     from bot.client import DanzarBot
 
@@ -30,11 +32,11 @@ class Owner(commands.Cog, command_attrs={"hidden": True}):
         if where == "here" and ctx.guild is not None:
             self.bot.tree.copy_global_to(guild=ctx.guild)
             published = await self.bot.tree.sync(guild=ctx.guild)
-            place = "in this server"
+            place = texts.SYNCED_HERE
         else:
             published = await self.bot.tree.sync()
-            place = "everywhere (Discord may take a while to show them)"
-        await ctx.send(f"🔁 Published {len(published)} slash commands {place}.")
+            place = texts.SYNCED_EVERYWHERE
+        await ctx.send(texts.SYNCED.format(count=len(published), place=place))
 
 
 async def setup(bot: DanzarBot) -> None:

@@ -1,36 +1,54 @@
-"""``!vision``: what the models see, where they run, and their switch."""
+"""``!vision``: what the models see, what they are asked, and their switch."""
 
 from __future__ import annotations
 
+import asyncio
 import io
+import logging
 import time
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import discord
+from discord import app_commands
 from discord.ext import commands
 
-from bot.vision.reports import Detection, FrameReport, Insight
-from cogs.access import controls
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
-from danzar_gpu.memory import gib
-from danzar_gpu.report import age_text
+from bot.context import PRIVATE_FREE_SOURCE
+from bot.vision.asking import MAX_CHARACTERS, phrase_of
+from bot.vision.pipeline import VisionUnavailable
+from bot.vision.reports import FrameReport
+from bot.vision.timeline import Timeline
+from bot.vision.watches import SUSTAIN_SECONDS, TooManyWatches, Watch, WatchDesk
+from cogs import autocomplete, texts
+from cogs.access import controls, require_control
+from cogs.embeds import NEUTRAL, fitted, plain, sentence, shortened
+from cogs.errors import in_our_words
+from cogs.host import NothingToShow, host_of
+from cogs.vision_alerts import WatchAlerts
+from cogs.vision_embeds import (
+    ask_embed,
+    classes_embed,
+    concepts_embed,
+    look_embed,
+    progress_text,
+    status_embed,
+    timeline_embed,
+    watch_lines,
+)
 
 if TYPE_CHECKING:
     from bot.client import DanzarBot
-    from bot.vision.pipeline import ServiceStatus
 
-BAR_CELLS = 10
-STATE_WORDS = {
-    "off": "⚪ off",
-    "waiting": "🕓 waiting for memory",
-    "loading": "⏳ loading",
-    "running": "🟢 running",
-    "moving": "🚚 moving",
-    "failed": "🔴 failed",
-}
-STATE_COLOURS = {"running": CALM, "starting": NEUTRAL, "off": NEUTRAL, "failed": FAILED}
+log = logging.getLogger(__name__)
+
+SLOW_SECONDS = 1.5
+"""Discord waits three seconds for an answer to a slash command: ask for more time before."""
+PROGRESS_SECONDS = 2.0
+START_LIMIT_SECONDS = 600.0
+MOST_PHRASES = 64
+COMING = ("loading", "moving")
+
+Answer = TypeVar("Answer")
 
 
 class VisionCommands(commands.Cog, name="Vision"):
@@ -38,11 +56,26 @@ class VisionCommands(commands.Cog, name="Vision"):
 
     def __init__(self, bot: DanzarBot) -> None:
         self.bot = bot
-        self.pipeline = bot.app_context.vision
+        self.host = host_of(bot)
+        if self.host.vision is None:
+            raise NothingToShow("cogs.vision needs `bot.vision_pipeline`, a `VisionPipeline`")
+        self.pipeline = self.host.vision
+        self.timeline = Timeline()
+        self.alerts = WatchAlerts(bot)
+        self.desk = WatchDesk(self.pipeline, self.host.run_in_background, self.alerts.show)
+        self._unsubscribe: Callable[[], None] = lambda: None
 
-    @property
-    def simulated(self) -> bool:
-        return self.bot.app_context.gpu_memory_manager.source == "simulated"
+    async def cog_load(self) -> None:
+        self._unsubscribe = self.pipeline.subscribe(self._heard)
+
+    async def cog_unload(self) -> None:
+        self._unsubscribe()
+
+    def _heard(self, report: FrameReport) -> None:
+        self.timeline.add(report)
+        self.desk.heard(report)
+
+    # --- what is ------------------------------------------------------------------------------
 
     @commands.hybrid_group(name="vision", case_insensitive=True, ignore_extra=False, brief="Vision")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -51,7 +84,7 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision`
         """
-        await ctx.send(embed=self.status_embed())
+        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated))
 
     @vision.command(name="status", brief="Models, devices and frames")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -60,28 +93,265 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision status`
         """
-        await ctx.send(embed=self.status_embed())
+        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated))
 
     @vision.command(name="look", brief="What is on the screen now")
     @commands.cooldown(2, 6, commands.BucketType.user)
     async def look(self, ctx: commands.Context[DanzarBot]) -> None:
         """Shows what the models see on the newest frame.
 
-        The picture itself comes along only if `vision.share_frames` is on: a screen is private.
+        The picture itself comes along only where `vision.share_frames` or `vision.share_channels`
+        allows it: a screen is private.
 
         Example: `{prefix}vision look`
         """
-        context = self.bot.app_context
         # Whether the frame may be shown depends on where it came from, which is known after
         # the look: ask for the picture where that is possible, and post it only if it may be.
-        look = await self.pipeline.look(with_image=context.demo or context.may_share(""))
-        embed = look_embed(look.report, self.pipeline.services, self.simulated)
-        if look.jpeg is None or not context.may_share(look.report.source):
-            embed.set_footer(text=f"{embed.footer.text} · the picture is private")
+        wanted = self.host.may_share(PRIVATE_FREE_SOURCE, ctx.channel)
+        look = await in_time(ctx, self.pipeline.look(with_image=wanted))
+        embed = look_embed(look.report, self.pipeline.services, self.host.simulated)
+        if look.jpeg is None or not self.host.may_share(look.report.source, ctx.channel):
+            embed.set_footer(text=f"{embed.footer.text} · {texts.PRIVATE}")
             await ctx.send(embed=embed)
             return
         embed.set_image(url="attachment://frame.jpg")
         await ctx.send(embed=embed, file=discord.File(io.BytesIO(look.jpeg), "frame.jpg"))
+
+    @vision.command(name="timeline", brief="What went on lately")
+    @commands.cooldown(3, 6, commands.BucketType.user)
+    async def recent(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Shows the last moments: what CLIP found likeliest, how long, and what YOLO saw then.
+
+        Example: `{prefix}vision timeline`
+        """
+        await ctx.send(embed=timeline_embed(self.timeline.moments, self.host.simulated))
+
+    @vision.command(name="classes", brief="What YOLO looks for")
+    @commands.cooldown(3, 6, commands.BucketType.user)
+    async def classes(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Shows the classes that YOLO reports, and which of them are on the newest frame.
+
+        Example: `{prefix}vision classes`
+        """
+        settings = self.host.settings.yolo
+        service = self.pipeline.services.get("yolo")
+        reason = service.reason if service is not None and service.state != "running" else ""
+        embed = classes_embed(
+            settings.classes, settings.confidence_threshold, self.pipeline.latest, reason
+        )
+        await ctx.send(embed=embed)
+
+    # --- what is asked ------------------------------------------------------------------------
+
+    @vision.command(name="ask", brief="Whether something is on the screen")
+    @app_commands.describe(question="What to look for, in English: is the boss near death?")
+    @app_commands.autocomplete(question=autocomplete.phrases)
+    @commands.cooldown(3, 10, commands.BucketType.user)
+    async def ask(self, ctx: commands.Context[DanzarBot], *, question: str) -> None:
+        """Lets CLIP say how well any words fit the newest frame.
+
+        It is a guess from one picture; 50% means no better than words that always fit.
+
+        Example: `{prefix}vision ask "is the boss near death?"`
+        """
+        phrase = phrase_of(question)
+        if not phrase:
+            raise commands.BadArgument(texts.ASK_NOTHING)
+        scoring = asyncio.ensure_future(self.pipeline.score((phrase,)))
+        await asyncio.wait({scoring}, timeout=SLOW_SECONDS)
+        waiting = None
+        if not scoring.done():
+            waiting = await ctx.send(texts.ASK_LOOKING.format(phrase=plain(phrase)))
+        try:
+            scores = await scoring
+        except VisionUnavailable as error:
+            if waiting is None:
+                raise
+            await edited(waiting, content=in_our_words(error))
+            return
+        clip = self.pipeline.services.get("clip")
+        asked = shortened(" ".join(question.split()).strip("\"'“”"), MAX_CHARACTERS)
+        embed = ask_embed(asked, phrase, scores, clip.model if clip is not None else "")
+        if waiting is None:
+            await ctx.send(embed=embed)
+        else:
+            await edited(waiting, content=None, embed=embed)
+
+    @vision.group(name="concepts", fallback="show", ignore_extra=False, brief="CLIP's phrases")
+    @commands.cooldown(3, 6, commands.BucketType.user)
+    async def concepts(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Shows the phrases that CLIP chooses from, and the game profiles.
+
+        Example: `{prefix}vision concepts`
+        """
+        profiles = self.host.settings.clip.profiles
+        await ctx.send(embed=concepts_embed(self.pipeline.concepts, profiles))
+
+    @concepts.command(name="profile", brief="Use a game profile's phrases")
+    @app_commands.describe(name="One of the profiles in the configuration")
+    @app_commands.autocomplete(name=autocomplete.profiles)
+    @commands.cooldown(2, 10, commands.BucketType.guild)
+    @controls()
+    async def use_profile(self, ctx: commands.Context[DanzarBot], *, name: str) -> None:
+        """Lets CLIP choose from the phrases of another game profile.
+
+        Profiles stand in the configuration under `clip.profiles`.
+
+        Example: `{prefix}vision concepts profile default`
+        """
+        profiles = self.host.settings.clip.profiles
+        folded = {known.casefold(): known for known in profiles}
+        known = folded.get(name.strip().strip("\"'").casefold())
+        if known is None:
+            there_are = ", ".join(sorted(profiles))
+            raise commands.BadArgument(texts.NO_PROFILE.format(name=name, known=there_are))
+        await self._choose(ctx, profiles[known])
+
+    @concepts.command(name="set", brief="Use other phrases")
+    @app_commands.describe(phrases="Two or more, with semicolons between them")
+    @commands.cooldown(2, 10, commands.BucketType.guild)
+    @controls()
+    async def set_phrases(self, ctx: commands.Context[DanzarBot], *, phrases: str) -> None:
+        """Lets CLIP choose from these phrases, until the bot's next start.
+
+        Example: `{prefix}vision concepts set a boss fight; low health; a shop`
+        """
+        given = (" ".join(phrase.split()).strip("\"'") for phrase in phrases.split(";"))
+        chosen = tuple(dict.fromkeys(filter(None, given)))
+        if len(chosen) < 2:
+            raise commands.BadArgument(texts.TOO_FEW_PHRASES)
+        if len(chosen) > MOST_PHRASES:
+            wrong = texts.TOO_MANY_PHRASES.format(count=len(chosen), most=MOST_PHRASES)
+            raise commands.BadArgument(wrong)
+        if long := next((phrase for phrase in chosen if len(phrase) > MAX_CHARACTERS), None):
+            shown = shortened(long, 40)
+            raise commands.BadArgument(texts.LONG_PHRASE.format(phrase=shown, most=MAX_CHARACTERS))
+        await self._choose(ctx, chosen)
+
+    @concepts.command(name="reset", brief="Back to the configuration's phrases")
+    @commands.cooldown(2, 10, commands.BucketType.guild)
+    @controls()
+    async def reset_phrases(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Lets CLIP choose from the configuration's phrases again.
+
+        Example: `{prefix}vision concepts reset`
+        """
+        configured = self.host.settings.clip.concepts
+        await in_time(ctx, self.pipeline.use_concepts(configured), ephemeral=True)
+        text = texts.CONCEPTS_RESET.format(count=len(configured))
+        await ctx.send(text, ephemeral=True)
+
+    async def _choose(self, ctx: commands.Context[DanzarBot], chosen: tuple[str, ...]) -> None:
+        await in_time(ctx, self.pipeline.use_concepts(chosen), ephemeral=True)
+        who = f"{ctx.author} ({ctx.author.id})"
+        log.info("%s lets CLIP choose from %d phrases: %s", who, len(chosen), "; ".join(chosen))
+        phrases = shortened("; ".join(plain(phrase) for phrase in chosen), 1500)
+        text = texts.CONCEPTS_CHANGED.format(count=len(chosen), phrases=phrases)
+        await ctx.send(f"{text}\n{texts.CONCEPTS_UNTIL}", ephemeral=True)
+
+    # --- what is watched for ------------------------------------------------------------------
+
+    @vision.group(name="watch", fallback="add", brief="Tell when something appears")
+    @app_commands.describe(what="A phrase such as low health, or a class such as boss")
+    @app_commands.autocomplete(what=autocomplete.watchable)
+    @commands.cooldown(3, 10, commands.BucketType.user)
+    async def watch(self, ctx: commands.Context[DanzarBot], *, what: str = "") -> None:
+        """Tells this channel when a phrase or a class appears; alone it lists what is watched.
+
+        It must be there for two seconds; one message tells of it and is edited as it goes on.
+
+        Example: `{prefix}vision watch "low health"`
+        """
+        what = " ".join(what.split()).strip("\"'“”")
+        if not what and ctx.interaction is None:
+            await self._list_watches(ctx)
+            return
+        await require_control(ctx)
+        # A slash command is called `watch add`; who types may write that, too.
+        what = what.removeprefix("add ").strip("\"'“”")[:MAX_CHARACTERS]
+        if not what:
+            raise commands.BadArgument(texts.WATCH_EMPTY)
+        await ctx.send(self._add_watch(ctx, what), ephemeral=True)
+
+    def _add_watch(self, ctx: commands.Context[DanzarBot], what: str) -> str:
+        name = what.casefold().replace(" ", "_")
+        label = next(
+            (known for known in self.host.settings.yolo.classes if known.casefold() == name), None
+        )
+        before = set(self.desk.watches)
+        try:
+            watch = self.desk.add(
+                label or phrase_of(what) or what,
+                "phrase" if label is None else "class",
+                channel_id=ctx.channel.id,
+                guild_id=ctx.guild.id if ctx.guild is not None else None,
+                author_id=ctx.author.id,
+            )
+        except TooManyWatches as error:
+            raise commands.BadArgument(str(error)) from error
+        if watch.number in before:
+            return texts.WATCH_ADDED_ALREADY.format(number=watch.number)
+        log.info("%s (%d) watches for %r", ctx.author, ctx.author.id, watch.what)
+        lines = [
+            texts.WATCH_ADDED.format(
+                what=plain(watch.what),
+                kind=texts.WATCH_KINDS[watch.kind],
+                sustain=SUSTAIN_SECONDS,
+                number=watch.number,
+            )
+        ]
+        if self.pipeline.state != "running":
+            lines.append(texts.WATCH_VISION_OFF.format(state=self.pipeline.state))
+        return "\n".join(lines)
+
+    @watch.command(name="list", brief="What is watched for")
+    @commands.cooldown(3, 6, commands.BucketType.user)
+    async def watch_list(self, ctx: commands.Context[DanzarBot]) -> None:
+        """Shows what is watched for in this server, and whether it is there.
+
+        Example: `{prefix}vision watch list`
+        """
+        await self._list_watches(ctx)
+
+    async def _list_watches(self, ctx: commands.Context[DanzarBot]) -> None:
+        watches = self._watches_of(ctx)
+        prefix = ctx.clean_prefix
+        embed = discord.Embed(
+            title=texts.WATCH_LIST_TITLE,
+            description=fitted(watch_lines(watches), 3500)
+            or texts.WATCH_NONE.format(prefix=prefix),
+            colour=NEUTRAL,
+        )
+        if self.desk.trouble and any(watch.kind == "phrase" for watch in watches):
+            trouble = texts.WATCH_TROUBLE.format(reason=sentence(self.desk.trouble))
+            embed.add_field(name="CLIP", value=shortened(trouble, 1024), inline=False)
+        if watches:
+            embed.set_footer(text=texts.WATCH_FOOTER.replace("`", ""))
+        await ctx.send(embed=embed)
+
+    def _watches_of(self, ctx: commands.Context[DanzarBot]) -> list[Watch]:
+        """Those of this server, or of this conversation: other servers' are not shown."""
+        if ctx.guild is None:
+            return [w for w in self.desk.watches.values() if w.channel_id == ctx.channel.id]
+        return [w for w in self.desk.watches.values() if w.guild_id == ctx.guild.id]
+
+    @watch.command(name="remove", brief="Watch for something no more")
+    @app_commands.describe(number="The number that `vision watch list` shows")
+    @commands.cooldown(3, 6, commands.BucketType.user)
+    @controls()
+    async def watch_remove(self, ctx: commands.Context[DanzarBot], number: int) -> None:
+        """Ends one watch.
+
+        Example: `{prefix}vision watch remove 1`
+        """
+        watch = next((w for w in self._watches_of(ctx) if w.number == number), None)
+        if watch is None:
+            raise commands.BadArgument(texts.WATCH_UNKNOWN.format(number=number))
+        del self.desk.watches[number]
+        self.alerts.forget(watch)
+        await ctx.send(texts.WATCH_REMOVED.format(what=plain(watch.what)), ephemeral=True)
+
+    # --- the switch ---------------------------------------------------------------------------
 
     @vision.command(name="start", brief="Start vision")
     @commands.cooldown(2, 10, commands.BucketType.guild)
@@ -92,10 +362,34 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision start`
         """
         if self.pipeline.state in ("starting", "running"):
-            await ctx.send(f"👁️ Vision is {self.pipeline.state} already.")
+            text = texts.STARTING_ALREADY.format(state=self.pipeline.state)
+            await ctx.send(text, ephemeral=True)
             return
-        self.bot.app_context.start_vision()
-        await ctx.send("👁️ Vision is starting; `vision status` shows how far it is.")
+        message = await ctx.send(texts.STARTING, ephemeral=True)
+        if self.host.context is not None:
+            self.host.context.start_vision()
+        self.host.run_in_background(self._follow_start(message), "telling of the start")
+
+    async def _follow_start(self, message: discord.Message) -> None:
+        """Start, unless that is under way, and edit the answer while the models come up."""
+        await self.pipeline.start()
+        shown = texts.STARTING
+        for _ in range(round(START_LIMIT_SECONDS / PROGRESS_SECONDS)):
+            states = [service.state for service in self.pipeline.services.values()]
+            if self.pipeline.state in ("failed", "off"):
+                reason = sentence(shortened(self.pipeline.state_reason, 1000))
+                await edited(message, content=texts.START_FAILED.format(reason=reason))
+                return
+            there = self.pipeline.state == "running" and not any(s in COMING for s in states)
+            text = progress_text(self.pipeline)
+            if there:
+                text = text.replace(texts.STARTING, texts.STARTED)
+            if text != shown:
+                await edited(message, content=shortened(text, 2000))
+                shown = text
+            if there:
+                return
+            await asyncio.sleep(PROGRESS_SECONDS)
 
     @vision.command(name="stop", brief="Stop vision and free its memory")
     @commands.cooldown(2, 10, commands.BucketType.guild)
@@ -106,151 +400,34 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision stop`
         """
         if self.pipeline.state == "off":
-            await ctx.send("👁️ Vision is off already.")
+            await ctx.send(texts.OFF_ALREADY, ephemeral=True)
             return
-        self.bot.app_context.run_in_background(self.pipeline.stop(), "stopping vision")
-        await ctx.send("👁️ Vision is stopping and gives its memory back; `vision start` starts it.")
+        message = await ctx.send(texts.STOPPING, ephemeral=True)
+        self.host.run_in_background(self._stop(message), "stopping vision")
 
-    def status_embed(self) -> discord.Embed:
-        """State, source, frames and models."""
-        pipeline = self.pipeline
-        description = [f"**{pipeline.state.capitalize()}**"]
-        if pipeline.state_reason:
-            description.append(sentence(pipeline.state_reason))
-        embed = discord.Embed(
-            title="👁️ Vision (simulated GPUs)" if self.simulated else "👁️ Vision",
-            description=shortened("\n".join(description), 2000),
-            colour=STATE_COLOURS.get(pipeline.state, NEUTRAL),
-        )
-        states = [service.state for service in pipeline.services.values()]
-        if pipeline.state == "running" and "failed" in states:
-            embed.colour = TIGHT
-        for name, service in pipeline.services.items():
-            title = f"{name.upper()} ({plain(service.model)})" if service.model else name.upper()
-            lines = service_lines(service, said=pipeline.state_reason)
-            embed.add_field(name=shortened(title, 256), value=fitted(lines), inline=False)
-        counts = pipeline.counts
-        embed.add_field(
-            name="Frames",
-            value=(
-                f"Source: {plain(pipeline.source) or 'none'}\n"
-                f"{counts.captured} captured · {counts.analysed} analysed · "
-                f"{counts.unchanged} unchanged · {counts.dropped} dropped"
-            ),
-            inline=False,
-        )
-        return embed
+    async def _stop(self, message: discord.Message) -> None:
+        await self.pipeline.stop()
+        self.desk.blind(time.time())
+        await edited(message, content=texts.STOPPED)
 
 
-def service_lines(service: ServiceStatus, *, said: str = "") -> list[str]:
-    """One model: state, device, reason (if not ``said`` above), memory and pace."""
-    state = STATE_WORDS.get(service.state, service.state)
-    where = f" on {plain(service.device)}" if service.device else ""
-    lines = [f"{state}{where}"]
-    if service.progress:
-        lines.append(plain(service.progress))
-    if service.reason and service.reason not in said:
-        lines.append(sentence(service.reason))
-    memory = []
-    if service.predicted_bytes:
-        memory.append(f"{gib(service.predicted_bytes):.2f}GB expected")
-    if service.measured_bytes:
-        memory.append(f"{gib(service.measured_bytes):.2f}GB measured")
-    if memory:
-        lines.append("Memory: " + ", ".join(memory))
-    if service.frames:
-        pace = f"{service.frames} frames"
-        if service.milliseconds_p50 is not None:
-            pace += f", {service.milliseconds_p50:.0f} ms each"
-        lines.append(pace)
-    return lines
+async def in_time(
+    ctx: commands.Context[Any], work: Coroutine[Any, Any, Answer], *, ephemeral: bool = False
+) -> Answer:
+    """``work``'s result; when it takes long, Discord is told that the answer will come."""
+    doing = asyncio.ensure_future(work)
+    await asyncio.wait({doing}, timeout=SLOW_SECONDS)
+    if not doing.done():
+        await ctx.defer(ephemeral=ephemeral)
+    return await doing
 
 
-def bar(probability: float) -> str:
-    """``0.62`` as ten cells."""
-    full = round(max(0.0, min(1.0, probability)) * BAR_CELLS)
-    return "▰" * full + "▱" * (BAR_CELLS - full)
-
-
-def detection_lines(detections: tuple[Detection, ...]) -> list[str]:
-    """Objects by kind, the most certain first, with the middle of each box in pixels."""
-    by_label: defaultdict[str, list[Detection]] = defaultdict(list)
-    for detection in detections:
-        by_label[detection.label].append(detection)
-    lines = []
-    for label, found in sorted(by_label.items(), key=lambda item: -best(item[1])):
-        found.sort(key=lambda d: -d.confidence)
-        places = [f"{d.confidence:.0%} at ({_middle(d)})" for d in found[:4]]
-        if len(found) > 4:
-            places.append(f"{len(found) - 4} more")
-        count = f" × {len(found)}" if len(found) > 1 else ""
-        lines.append(f"**{plain(label)}**{count}: {', '.join(places)}")
-    return lines
-
-
-def best(found: list[Detection]) -> float:
-    """The highest confidence among them."""
-    return max(d.confidence for d in found)
-
-
-def _middle(detection: Detection) -> str:
-    left, top, right, bottom = detection.box
-    return f"{(left + right) / 2:.0f}, {(top + bottom) / 2:.0f}"
-
-
-def insight_lines(insights: tuple[Insight, ...]) -> list[str]:
-    """Phrases with bars, the likeliest first."""
-    return [
-        f"`{bar(i.probability)}` {i.probability:.0%} {plain(i.text)}"
-        for i in sorted(insights, key=lambda i: -i.probability)
-    ]
-
-
-def look_embed(
-    report: FrameReport, services: Mapping[str, ServiceStatus], simulated: bool
-) -> discord.Embed:
-    """One frame's report; ``services`` tell why a model has nothing to say."""
-    embed = discord.Embed(title="👁️ What I see", colour=CALM)
-    objects = fitted(detection_lines(report.detections))
-    embed.add_field(
-        name="Objects",
-        value=objects or _silence(services, "yolo", "None that I know."),
-        inline=False,
-    )
-    insights = fitted(insight_lines(report.insights))
-    embed.add_field(
-        name="Insights",
-        value=insights or _silence(services, "clip", "Nothing certain enough."),
-        inline=False,
-    )
-    if report.milliseconds:
-        stages = " · ".join(
-            f"{plain(stage)} {spent:.0f} ms" for stage, spent in report.milliseconds.items()
-        )
-        embed.add_field(name="Time", value=shortened(stages, 1024), inline=False)
-    # On a frame that equals the one before nothing runs: the answers are carried over.
-    running = {n: s.device for n, s in services.items() if s.state == "running"}
-    devices = ", ".join(f"{name} on {where}" for name, where in (report.devices or running).items())
-    footer = [
-        f"frame {report.sequence}",
-        f"{report.source} {report.width}×{report.height}",
-        f"{age_text(max(0.0, time.time() - report.captured_at))} ago",
-        devices or "no model runs",
-    ]
-    if report.unchanged:
-        footer.append("unchanged")
-    if simulated and "simulated" not in devices:
-        footer.append("simulated GPUs")
-    embed.set_footer(text=shortened(" · ".join(footer), 2000))
-    return embed
-
-
-def _silence(services: Mapping[str, ServiceStatus], name: str, nothing: str) -> str:
-    """Why there is no answer: the model found nothing, or it doesn't run."""
-    service = services.get(name)
-    if service is None or service.state == "running":
-        return nothing
-    return f"{name.upper()}: {STATE_WORDS.get(service.state, service.state)}"
+async def edited(message: discord.Message, **changes: Any) -> None:
+    """Edit an answer; that it is gone meanwhile does no harm."""
+    try:
+        await message.edit(**changes)
+    except discord.HTTPException as error:
+        log.info("an answer could not be brought up to date: %s", error)
 
 
 async def setup(bot: DanzarBot) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from bot.context import AppContext
-from bot.settings import Settings
+from bot.settings import GAME_CONCEPTS, Settings
+from bot.vision.asking import Scores
 from bot.vision.pipeline import Look, ServiceStatus, VisionPipeline, VisionUnavailable
 from bot.vision.reports import Detection, FrameReport, Insight, PipelineCounts
 from danzar_gpu import GPUMemoryManager
@@ -47,6 +49,11 @@ class ScriptedVision:
         self.report = report or frame_report()
         self.counts = PipelineCounts(captured=120, analysed=80, unchanged=30, dropped=10)
         self.asked_for_image: list[bool] = []
+        self.concepts = GAME_CONCEPTS
+        self.subscribers: list[Callable[[FrameReport], None]] = []
+        self.scores: dict[str, float] = {}
+        self.scored: list[tuple[str, ...]] = []
+        self.slow: asyncio.Event | None = None
         self.services = {
             "yolo": ServiceStatus(
                 name="yolo",
@@ -67,6 +74,34 @@ class ScriptedVision:
 
     async def stop(self) -> None:
         self.state = "off"
+
+    @property
+    def latest(self) -> FrameReport | None:
+        return self.report if self.state == "running" else None
+
+    def subscribe(self, callback: Callable[[FrameReport], None]) -> Callable[[], None]:
+        self.subscribers.append(callback)
+        return lambda: self.subscribers.remove(callback)
+
+    def see(self, report: FrameReport) -> None:
+        """A frame was analysed."""
+        self.report = report
+        for subscriber in tuple(self.subscribers):
+            subscriber(report)
+
+    async def score(self, phrases: Sequence[str]) -> Scores:
+        if self.state != "running":
+            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+        self.scored.append(tuple(phrases))
+        if self.slow is not None:
+            await self.slow.wait()
+        found = {phrase: self.scores.get(phrase, 0.5) for phrase in phrases}
+        return Scores(found, self.report, "cpu", 12.0)
+
+    async def use_concepts(self, concepts: tuple[str, ...]) -> None:
+        if self.state != "running":
+            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+        self.concepts = concepts
 
     async def look(self, with_image: bool) -> Look:
         self.asked_for_image.append(with_image)
