@@ -53,7 +53,7 @@ class ScriptedVision:
         self.subscribers: list[Callable[[FrameReport], None]] = []
         self.scores: dict[str, float] = {}
         self.scored: list[tuple[str, ...]] = []
-        self.slow: asyncio.Event | None = None
+        self.slow_seconds = 0.0
         self.services = {
             "yolo": ServiceStatus(
                 name="yolo",
@@ -93,8 +93,7 @@ class ScriptedVision:
         if self.state != "running":
             raise VisionUnavailable("Vision is off; `!vision start` starts it")
         self.scored.append(tuple(phrases))
-        if self.slow is not None:
-            await self.slow.wait()
+        await asyncio.sleep(self.slow_seconds)
         found = {phrase: self.scores.get(phrase, 0.5) for phrase in phrases}
         return Scores(found, self.report, "cpu", 12.0)
 
