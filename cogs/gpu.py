@@ -1,67 +1,76 @@
-"""``!gpu``: what the cards hold, which one vision would take, and the poller's switch."""
+"""``!gpu``: what holds the cards, the live panel, acting, alerts. The parts do the work
+(``cogs/gpu_parts``); here are the commands, who may use them, and how often."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import discord
+from discord import app_commands
 from discord.ext import commands
 
-from cogs.access import controls
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
+from bot.chat_state import ChatState
+from cogs import autocomplete
+from cogs.access import button_refusal, controls
+from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, plain, sentence, shortened
+from cogs.gpu_parts.alerts import AlertDesk, Listener, duration, level_words
+from cogs.gpu_parts.control import Action, Control
+from cogs.gpu_parts.dashboard import Dashboard
+from cogs.gpu_parts.holders import fit_embed, models_embed, process_pages
+from cogs.gpu_parts.pictures import DEFAULT_SPAN, SPANS, PictureFailed, Pictures
+from cogs.gpu_parts.status import Reading, StatusView, footer, status_embed, take_reading
 from cogs.host import host_of
+from cogs.pages import Confirm, Pages
+from cogs.standing import ChannelGone
 from danzar_gpu import report
-from danzar_gpu.advice import ALL_WELL
-from danzar_gpu.memory import DeviceMemory
-from danzar_gpu.probes import ProbeError
+from danzar_gpu.alerts import Level
 
-if TYPE_CHECKING:
-    from bot.client import DanzarBot
-
-log = logging.getLogger(__name__)
-
-DEVICES_PER_PAGE = 8
-BUTTONS_SECONDS = 300
 SLOW_SECONDS = 1.5
 """Discord waits three seconds for an answer to a slash command: ask for more time before."""
 
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What can be shown now: the newest figures, and why they are not newer if they aren't."""
-
-    devices: tuple[DeviceMemory, ...]
-    recommendations: tuple[str, ...]
-    source: str
-    note: str | None = None
-    failed: bool = False
-    tight: bool = False
-
-    @property
-    def simulated(self) -> bool:
-        return self.source == "simulated"
-
-    @property
-    def pages(self) -> int:
-        return max(1, -(-len(self.devices) // DEVICES_PER_PAGE))
+Context = commands.Context[Any]
+PER_USER = commands.BucketType.user
+PER_GUILD = commands.BucketType.guild
 
 
 class GpuCommands(commands.Cog, name="GPU memory"):
     """What holds the GPU memory, and where vision may run."""
 
-    def __init__(self, bot: DanzarBot) -> None:
+    def __init__(self, bot: commands.Bot) -> None:
         self.bot = bot
         self.host = host_of(bot)
         self.manager = self.host.manager
+        chats = self.host.context.chats if self.host.context is not None else ChatState()
+        self.pictures = Pictures(self.host)
+        self.dashboard = Dashboard(bot, self.host, chats, self.pictures)
+        self.alert_desk = AlertDesk(bot, self.host, chats)
+        self.control = Control(self.host)
+
+    async def cog_load(self) -> None:
+        self.dashboard.start()
+        self.alert_desk.start()
+
+    async def cog_unload(self) -> None:
+        self.dashboard.stop()
+        self.alert_desk.stop()
+
+    @commands.Cog.listener()
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        self.dashboard.deleted(payload.message_id)
+
+    @commands.Cog.listener()
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        for message_id in payload.message_ids:
+            self.dashboard.deleted(message_id)
+
+    # Looking
 
     @commands.hybrid_group(
         name="gpu", case_insensitive=True, ignore_extra=False, brief="GPU memory"
     )
-    @commands.cooldown(3, 6, commands.BucketType.user)
-    async def gpu(self, ctx: commands.Context[DanzarBot]) -> None:
+    @commands.cooldown(3, 6, PER_USER)
+    async def gpu(self, ctx: Context) -> None:
         """Shows the GPU memory; alone it is the same as `gpu status`.
 
         Example: `{prefix}gpu`
@@ -69,8 +78,8 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         await self.show_status(ctx)
 
     @gpu.command(name="status", brief="GPU memory of all devices")
-    @commands.cooldown(3, 6, commands.BucketType.user)
-    async def status(self, ctx: commands.Context[DanzarBot]) -> None:
+    @commands.cooldown(3, 6, PER_USER)
+    async def status(self, ctx: Context) -> None:
         """Shows the current GPU memory of all devices.
 
         *Allocated* is what programs use, *reserved* all that is not free, *free* what the driver
@@ -81,8 +90,8 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         await self.show_status(ctx)
 
     @gpu.command(name="vision", brief="Best device for vision")
-    @commands.cooldown(3, 6, commands.BucketType.user)
-    async def vision(self, ctx: commands.Context[DanzarBot]) -> None:
+    @commands.cooldown(3, 6, PER_USER)
+    async def vision(self, ctx: Context) -> None:
         """Shows the best available device for vision, and why it is that one.
 
         Example: `{prefix}gpu vision`
@@ -97,13 +106,129 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             description=shortened("\n".join(lines), 2000),
             colour=FAILED if device is None else TIGHT if device == "cpu" else CALM,
         )
-        embed.set_footer(text=self.footer(reading))
+        embed.set_footer(text=footer(self.host, reading))
         await ctx.send(embed=embed)
 
-    @gpu.command(name="monitor", brief="Switch monitoring on or off")
-    @commands.cooldown(2, 10, commands.BucketType.guild)
+    @gpu.command(name="processes", aliases=["ps"], brief="Who holds GPU memory")
+    @commands.cooldown(3, 6, PER_USER)
+    async def processes(self, ctx: Context) -> None:
+        """Shows which programs hold memory on which card: ours, the main LLM's, or others'.
+
+        Example: `{prefix}gpu processes`
+        """
+        await self.read(ctx)
+        pages = Pages(ctx.author.id, process_pages(self.host))
+        if pages.needed:
+            pages.message = await ctx.send(embed=pages.embed, view=pages)
+        else:
+            await ctx.send(embed=pages.embed)
+
+    @gpu.command(name="models", brief="Models: where, how large, why there")
+    @commands.cooldown(3, 6, PER_USER)
+    async def models(self, ctx: Context) -> None:
+        """Shows each of our models and the main LLM: device, memory, idle time, what would fit.
+
+        Example: `{prefix}gpu models`
+        """
+        await self.read(ctx)
+        await ctx.send(embed=models_embed(self.host))
+
+    @gpu.command(name="fit", brief="Would a model fit, and where?")
+    @app_commands.describe(what="GB, or the name of a model")
+    @app_commands.autocomplete(what=autocomplete.models)
+    @commands.cooldown(3, 6, PER_USER)
+    async def fit(self, ctx: Context, *, what: str) -> None:
+        """Tells whether so many GB, or another such model, would fit; where, and who would move.
+
+        Examples: `{prefix}gpu fit 2.5` · `{prefix}gpu fit clip`
+        """
+        title, need = self.control.size_or_model(what)
+        reading = await self.read(ctx)
+        answer = self.manager.fit(need)
+        if answer is None:
+            await ctx.send(reading.note or "⚠️ The cards were not read yet. Try again in a moment.")
+            return
+        await ctx.send(embed=fit_embed(self.host, title, need, answer))
+
+    @gpu.command(name="history", brief="Memory over time, as a picture")
+    @app_commands.describe(span="15m, 1h, 24h or 7d", card="only this card: cuda:1")
+    @app_commands.autocomplete(span=autocomplete.spans, card=autocomplete.cards)
+    @commands.cooldown(2, 10, PER_USER)
+    async def history(
+        self, ctx: Context, span: str = DEFAULT_SPAN, card: str | None = None
+    ) -> None:
+        """Draws the memory of each card over time: who held it, and where models moved.
+
+        Examples: `{prefix}gpu history` · `{prefix}gpu history 24h` ·
+        `{prefix}gpu history 15m cuda:1`
+        """
+        span = span.lower()
+        if span not in SPANS:
+            if card is not None:
+                raise commands.BadArgument(
+                    f"“{shortened(span, 20)}” is no time span. There are: {', '.join(SPANS)}."
+                )
+            span, card = DEFAULT_SPAN, span
+        index = None if card is None else int(self.control.card_named(card).removeprefix("cuda:"))
+        async with ctx.typing():
+            try:
+                picture = await self.pictures.history(span, index)
+            except PictureFailed as failed:
+                await ctx.send(str(failed))
+                return
+        await ctx.send(embed=picture.embed, file=picture.file)
+
+    # The panel
+
+    @gpu.group(name="dashboard", case_insensitive=True, brief="A live panel, edited in place")
+    @commands.cooldown(2, 10, PER_GUILD)
     @controls()
-    async def monitor(self, ctx: commands.Context[DanzarBot]) -> None:
+    async def dashboard_group(
+        self, ctx: Context, channel: discord.TextChannel | None = None
+    ) -> None:
+        """Posts one message here (or in another channel) that always shows the cards as they are.
+
+        Examples: `{prefix}gpu dashboard` · `{prefix}gpu dashboard #status` ·
+        `{prefix}gpu dashboard stop`
+        """
+        await self.open_panel(ctx, channel)
+
+    @dashboard_group.command(name="start", brief="Post the live panel")
+    @app_commands.describe(channel="where; else here")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def dashboard_start(
+        self, ctx: Context, channel: discord.TextChannel | None = None
+    ) -> None:
+        """Posts the live panel here, or in another channel; one for each channel.
+
+        Example: `{prefix}gpu dashboard start #status`
+        """
+        await self.open_panel(ctx, channel)
+
+    @dashboard_group.command(name="stop", brief="End the live panel")
+    @app_commands.describe(channel="where; else here")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def dashboard_stop(
+        self, ctx: Context, channel: discord.TextChannel | None = None
+    ) -> None:
+        """Ends a channel's live panel and deletes its message.
+
+        Example: `{prefix}gpu dashboard stop`
+        """
+        where = channel or ctx.channel
+        self._require_reach(ctx, channel)
+        ended = await self.dashboard.close(where.id)
+        text = "📟 The panel has ended." if ended else "📟 There is no panel to end here."
+        await ctx.send(text, ephemeral=True)
+
+    # Acting
+
+    @gpu.command(name="monitor", brief="Switch monitoring on or off")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def monitor(self, ctx: Context) -> None:
         """Switches the monitoring of GPU memory on or off.
 
         While it is on, the cards are read at intervals, and high use is warned about.
@@ -125,9 +250,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         await ctx.send(text)
 
     @gpu.command(name="log", brief="Write the status to the log")
-    @commands.cooldown(2, 10, commands.BucketType.guild)
+    @commands.cooldown(2, 10, PER_GUILD)
     @controls()
-    async def log(self, ctx: commands.Context[DanzarBot]) -> None:
+    async def log(self, ctx: Context) -> None:
         """Writes the current GPU memory status to the console's log.
 
         Example: `{prefix}gpu log`
@@ -140,145 +265,248 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         note = f"\n{reading.note}" if reading.note else ""
         await ctx.send(f"📝 The GPU memory status of {devices}{simulated} is in the log.{note}")
 
-    async def show_status(self, ctx: commands.Context[DanzarBot]) -> None:
-        reading = await self.read(ctx)
-        view = StatusView(self, ctx.author.id, reading)
-        view.message = await ctx.send(embed=self.status_embed(reading), view=view)
+    @gpu.command(name="offload", brief="Send a model to the CPU")
+    @app_commands.autocomplete(model=autocomplete.models)
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def offload(self, ctx: Context, model: str) -> None:
+        """Sends a model to the CPU, where it stays until it is restored. Asks first.
 
-    async def read(self, ctx: commands.Context[DanzarBot] | None = None) -> Reading:
+        Example: `{prefix}gpu offload clip`
+        """
+        name, who = self.control.model_named(model), ctx.author.display_name
+        warning = self.control.warning_of_offload(name)
+        await self.confirm(ctx, warning, "Offload", lambda: self.control.offload(name, who))
+
+    @gpu.command(name="restore", brief="Let a model back on a card")
+    @app_commands.autocomplete(model=autocomplete.models)
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def restore(self, ctx: Context, model: str) -> None:
+        """Lets a model that was sent to the CPU back on a card, as soon as one has room.
+
+        Example: `{prefix}gpu restore clip`
+        """
+        name, who = self.control.model_named(model), ctx.author.display_name
+        await self.act(ctx, lambda: self.control.restore(name, who))
+
+    @gpu.command(name="trim", brief="Give unused GPU memory back")
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def trim(self, ctx: Context) -> None:
+        """Lets the vision worker give memory that it keeps for later back to the driver.
+
+        Example: `{prefix}gpu trim`
+        """
+        await self.act(ctx, lambda: self.control.trim(ctx.author.display_name))
+
+    @gpu.command(name="reserve", brief="Keep more or less for the main LLM")
+    @app_commands.describe(size="GB, or auto")
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def reserve(self, ctx: Context, *, size: str) -> None:
+        """Keeps another amount free for the main LLM; `auto` follows what it really uses.
+
+        Examples: `{prefix}gpu reserve 6` · `{prefix}gpu reserve auto`
+        """
+        wanted, who = self.control.reservation(size), ctx.author.display_name
+        warning = self.control.warning_of_reserve(wanted)
+        await self.confirm(ctx, warning, "Reserve", lambda: self.control.reserve(wanted, who))
+
+    @gpu.command(name="prefer", brief="Choose vision's card")
+    @app_commands.autocomplete(card=autocomplete.cards)
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def prefer(self, ctx: Context, card: str) -> None:
+        """Lets vision prefer a card; whether it has room is decided as always.
+
+        Example: `{prefix}gpu prefer cuda:1`
+        """
+        device, who = self.control.card_named(card), ctx.author.display_name
+        await self.act(ctx, lambda: self.control.prefer(device, who))
+
+    @gpu.command(name="reset", brief="Undo what was chosen in chat")
+    @commands.cooldown(2, 10, PER_USER)
+    @controls()
+    async def reset(self, ctx: Context) -> None:
+        """Goes back to the configuration: reservation, vision's card, offloaded models.
+
+        Example: `{prefix}gpu reset`
+        """
+        if not self.manager.choices.made:
+            await ctx.send("↩️ Nothing was chosen in chat: all is as configured.", ephemeral=True)
+            return
+        warning, who = self.control.warning_of_reset(), ctx.author.display_name
+        await self.confirm(ctx, warning, "Reset", lambda: self.control.reset(who))
+
+    # Alerts
+
+    @gpu.group(
+        name="alerts", case_insensitive=True, ignore_extra=False, brief="Alerts in this channel"
+    )
+    @commands.cooldown(3, 6, PER_USER)
+    async def alerts(self, ctx: Context) -> None:
+        """Shows whether this channel hears alerts, which, and what is wrong now.
+
+        Example: `{prefix}gpu alerts`
+        """
+        await self.show_alerts(ctx)
+
+    @alerts.command(name="status", brief="What this channel hears")
+    @commands.cooldown(3, 6, PER_USER)
+    async def alerts_status(self, ctx: Context) -> None:
+        """Shows whether this channel hears alerts, which, and what is wrong now.
+
+        Example: `{prefix}gpu alerts status`
+        """
+        await self.show_alerts(ctx)
+
+    @alerts.command(name="here", brief="Send alerts to this channel")
+    @app_commands.describe(mention="a role to mention when an alert opens; else nobody")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def alerts_here(self, ctx: Context, mention: discord.Role | None = None) -> None:
+        """Sends alerts to this channel: one message for each, edited until it is over.
+
+        Nobody is mentioned, unless a role is named.
+
+        Examples: `{prefix}gpu alerts here` · `{prefix}gpu alerts here @Crew`
+        """
+        listener = await self.alert_desk.listen(ctx.channel.id, mention.id if mention else None)
+        mentioned = f", and mention {plain(mention.name)}" if mention is not None else ""
+        text = f"🔔 Alerts come here{mentioned}: {level_words(listener.level)}."
+        await ctx.send(text, ephemeral=True)
+
+    @alerts.command(name="off", brief="No alerts in this channel")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def alerts_off(self, ctx: Context) -> None:
+        """Ends the alerts in this channel.
+
+        Example: `{prefix}gpu alerts off`
+        """
+        ended = await self.alert_desk.leave(ctx.channel.id)
+        text = "🔕 No more alerts here." if ended else "🔕 There were no alerts here."
+        await ctx.send(text, ephemeral=True)
+
+    @alerts.command(name="level", brief="Which alerts")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def alerts_level(
+        self, ctx: Context, level: Literal["all", "important", "critical"]
+    ) -> None:
+        """Chooses which alerts come: all, important (no model on the CPU), or critical.
+
+        Example: `{prefix}gpu alerts level important`
+        """
+        listener = self._listener(ctx)
+        await self.alert_desk.set_level(listener, level)
+        await ctx.send(f"🔔 From now on: {level_words(listener.level)}.", ephemeral=True)
+
+    @alerts.command(name="mute", brief="No new alerts for a while")
+    @app_commands.describe(time="30m, 2h, 1d; off ends it")
+    @commands.cooldown(2, 10, PER_GUILD)
+    @controls()
+    async def alerts_mute(self, ctx: Context, time: str) -> None:
+        """Holds new alerts back for a while. What is still wrong then is told then.
+
+        Examples: `{prefix}gpu alerts mute 2h` · `{prefix}gpu alerts mute off`
+        """
+        listener = self._listener(ctx)
+        await self.alert_desk.mute(listener, duration(time))
+        if self.alert_desk.is_muted(listener):
+            text = f"🔕 No new alerts until <t:{listener.muted_until:.0f}:f>."
+        else:
+            text = "🔔 Alerts come again."
+        await ctx.send(text, ephemeral=True)
+
+    # How it is answered
+
+    async def show_status(self, ctx: Context) -> None:
+        reading = await self.read(ctx)
+        view = StatusView(self.host, ctx.author.id, reading)
+        view.message = await ctx.send(embed=status_embed(self.host, reading), view=view)
+
+    async def show_alerts(self, ctx: Context) -> None:
+        desk = self.alert_desk
+        listener = desk.listeners.get(ctx.channel.id)
+        if listener is None:
+            words = "No alerts come to this channel. `gpu alerts here` changes that."
+        else:
+            level: Level = listener.level
+            words = f"**{level}**: {level_words(level)}."
+            if desk.is_muted(listener):
+                words += f"\n🔕 No new ones until <t:{listener.muted_until:.0f}:f>."
+            if listener.role_id is not None:
+                words += f"\n<@&{listener.role_id}> is mentioned when one opens."
+        embed = discord.Embed(title="🔔 Alerts", description=words, colour=NEUTRAL)
+        lines = [f"• {sentence(shortened(alert.text, 300))}" for alert in desk.open]
+        embed.add_field(name="Wrong now", value=shortened("\n".join(lines), 1000) or "Nothing.")
+        await ctx.send(embed=embed)
+
+    async def open_panel(self, ctx: Context, channel: discord.TextChannel | None) -> None:
+        self._require_reach(ctx, channel)
+        where = channel or ctx.channel
+        await ctx.defer(ephemeral=True)
+        try:
+            panel = await self.dashboard.open(where.id)
+        except ChannelGone:
+            await self.dashboard.close(where.id)
+            raise commands.BadArgument("I can't see that channel.") from None
+        if panel.message.trouble:
+            text = (
+                f"⚠️ The panel is not there yet: {sentence(panel.message.trouble)}. I go on trying."
+            )
+        else:
+            text = f"📟 The live panel is in <#{where.id}>."
+        await ctx.send(text, ephemeral=True)
+
+    async def act(self, ctx: Context, action: Action) -> None:
+        """Do it at once and show the figures before and after."""
+        async with ctx.typing(ephemeral=True):
+            outcome = await action()
+        await ctx.send(embed=outcome.embed(self.host, ctx.author.display_name), ephemeral=True)
+
+    async def confirm(self, ctx: Context, warning: str, yes: str, action: Action) -> None:
+        """Ask first, for what hurts; then as ``act``."""
+
+        async def go(interaction: discord.Interaction[Any]) -> None:
+            await interaction.response.edit_message(content="⏳ On it …", view=None)
+            outcome = await action()
+            embed = outcome.embed(self.host, interaction.user.display_name)
+            await interaction.edit_original_response(content=None, embed=embed)
+
+        view = Confirm(ctx.author.id, go, button_refusal, yes=yes)
+        view.message = await ctx.send(f"❓ {warning}", view=view, ephemeral=True)
+
+    async def read(self, ctx: Context | None = None) -> Reading:
         """A fresh reading, or the last one with the reason why it isn't fresh."""
-        reading = asyncio.ensure_future(self._reading())
+        reading = asyncio.ensure_future(take_reading(self.host))
         if ctx is not None:
             await asyncio.wait({reading}, timeout=SLOW_SECONDS)
             if not reading.done():
                 await ctx.defer()
         return await reading
 
-    async def _reading(self) -> Reading:
-        note = None
-        failed = False
-        try:
-            await self.manager.refresh(max_age=1.0)
-        except ProbeError as error:
-            failed = True
-            note = f"⚠️ The cards could not be read just now: {sentence(str(error))}"
-        devices = tuple(self.manager.get_all_devices_memory_info().values())
-        if failed and devices:
-            oldest = report.age_text(max(device.age_seconds for device in devices))
-            note = f"{note}\nThe figures below are {oldest} old."
-        elif not failed:
-            note = report.stale_note(devices)
-        recommendations = tuple(self.manager.get_memory_recommendations())
-        tight = recommendations != (ALL_WELL,)
-        return Reading(devices, recommendations, self.manager.source, note, failed, tight)
+    def _listener(self, ctx: Context) -> Listener:
+        listener = self.alert_desk.listeners.get(ctx.channel.id)
+        if listener is None:
+            raise commands.BadArgument(
+                "No alerts come to this channel: begin with gpu alerts here."
+            )
+        return listener
 
-    def status_embed(self, reading: Reading, page: int = 0) -> discord.Embed:
-        """The guide's status, within Discord's limits: at most eight devices a page."""
-        embed = discord.Embed(
-            title=report.titled(report.STATUS_TITLE, reading.simulated),
-            description=shortened(reading.note, 1000) if reading.note else None,
-            colour=FAILED if reading.failed else TIGHT if reading.tight else CALM,
-        )
-        first = page * DEVICES_PER_PAGE
-        for device in reading.devices[first : first + DEVICES_PER_PAGE]:
-            name = shortened(f"{plain(device.label)}:", 256)
-            embed.add_field(name=name, value="\n".join(report.device_lines(device)), inline=False)
-        if not reading.devices and not reading.failed:
-            embed.add_field(name=report.NO_DEVICES, value="No NVIDIA driver answers here.")
-            embed.colour = NEUTRAL
-        if reading.recommendations:
-            items = fitted(report.bullets(sentence(line) for line in reading.recommendations))
-            embed.add_field(name=report.RECOMMENDATIONS_TITLE, value=items, inline=False)
-        footer = self.footer(reading)
-        if reading.pages > 1:
-            footer += f" · page {page + 1} of {reading.pages}"
-        embed.set_footer(text=footer)
-        return embed
-
-    def footer(self, reading: Reading) -> str:
-        parts = {
-            "simulated": "simulated rig, no real card",
-            "none": "no NVIDIA driver",
-        }
-        words = [parts.get(reading.source, reading.source)]
-        if reading.devices:
-            age = max(device.age_seconds for device in reading.devices)
-            words.append(f"read {report.age_text(age)} ago")
-        words.append("monitoring on" if self.manager.monitoring_enabled else "monitoring off")
-        return " · ".join(words)
+    @staticmethod
+    def _require_reach(ctx: Context, channel: discord.TextChannel | None) -> None:
+        """Nobody may have the bot post where they could not post themselves."""
+        if channel is None:
+            return
+        member = ctx.author
+        if not isinstance(member, discord.Member) or channel.guild.id != member.guild.id:
+            raise commands.BadArgument("That channel is not in this server.")
+        if not channel.permissions_for(member).send_messages:
+            raise commands.BadArgument("You may not post in that channel yourself.")
 
 
-class StatusView(discord.ui.View):
-    """Refresh and page buttons below a status, for whoever asked for it."""
-
-    def __init__(self, cog: GpuCommands, author_id: int, reading: Reading) -> None:
-        super().__init__(timeout=BUTTONS_SECONDS)
-        self.cog = cog
-        self.author_id = author_id
-        self.reading = reading
-        self.page = 0
-        self.message: discord.Message | None = None
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Page buttons only where there are pages, and disabled at either end."""
-        several = self.reading.pages > 1
-        for button in (self.back, self.forward):
-            if several and button not in self.children:
-                self.add_item(button)
-            elif not several and button in self.children:
-                self.remove_item(button)
-        self.back.disabled = self.page == 0
-        self.forward.disabled = self.page >= self.reading.pages - 1
-
-    async def interaction_check(self, interaction: discord.Interaction, /) -> bool:
-        if interaction.user.id == self.author_id:
-            return True
-        await interaction.response.send_message(
-            "These buttons belong to whoever asked. `gpu status` gives you your own.",
-            ephemeral=True,
-        )
-        return False
-
-    async def on_timeout(self) -> None:
-        for button in (self.refresh, self.back, self.forward):
-            button.disabled = True
-        if self.message is not None:
-            try:
-                await self.message.edit(view=self)
-            except discord.HTTPException as error:
-                log.debug("the status message is gone or can't be edited: %s", error)
-
-    async def _show(self, interaction: discord.Interaction) -> None:
-        self._arrange()
-        embed = self.cog.status_embed(self.reading, self.page)
-        await interaction.edit_original_response(embed=embed, view=self)
-
-    @discord.ui.button(label="Refresh", emoji="🔄", style=discord.ButtonStyle.secondary)
-    async def refresh(
-        self, interaction: discord.Interaction, _button: discord.ui.Button[StatusView]
-    ) -> None:
-        await interaction.response.defer()
-        self.reading = await self.cog.read()
-        self.page = min(self.page, self.reading.pages - 1)
-        await self._show(interaction)
-
-    @discord.ui.button(label="Previous", emoji="◀️", style=discord.ButtonStyle.secondary)
-    async def back(
-        self, interaction: discord.Interaction, _button: discord.ui.Button[StatusView]
-    ) -> None:
-        await interaction.response.defer()
-        self.page = max(0, self.page - 1)
-        await self._show(interaction)
-
-    @discord.ui.button(label="Next", emoji="▶️", style=discord.ButtonStyle.secondary)
-    async def forward(
-        self, interaction: discord.Interaction, _button: discord.ui.Button[StatusView]
-    ) -> None:
-        await interaction.response.defer()
-        self.page = min(self.reading.pages - 1, self.page + 1)
-        await self._show(interaction)
-
-
-async def setup(bot: DanzarBot) -> None:
+async def setup(bot: commands.Bot) -> None:
     await bot.add_cog(GpuCommands(bot))

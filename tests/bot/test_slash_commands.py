@@ -12,7 +12,7 @@ import simcord
 
 from bot.client import DanzarBot
 from bot.settings import DiscordSettings, Settings, VisionSettings
-from cogs.gpu import BUTTONS_SECONDS
+from cogs.pages import BUTTONS_SECONDS
 from tests.bot.doubles import ScriptedVision, frame_report, scripted_context
 from tests.gpu_memory.rig import Card, ScriptedProbe, guide_rig, settle
 
