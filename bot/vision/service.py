@@ -274,7 +274,7 @@ class ModelService(ABC):
             if not (elsewhere and self._manager.config.fallback_to_cpu):
                 raise
             log.warning("%s goes to the CPU: %s", self.title, error)
-            lease.move_failed(str(error))
+            lease.move_failed(str(error), for_good=error.refusal.about == "place")
             placed = await self._ask_load(worker, plan, "cpu")
         self._landed(placed, plan, lease)
 
@@ -380,5 +380,6 @@ class ModelService(ABC):
             uuid=card.uuid,
             card=card.name,
             simulated=simulated,
+            may_rehearse=self._manager.config.fallback_to_cpu,
             limit_bytes=self._manager.config.vision_limit_bytes(card.total_bytes),
         )

@@ -116,6 +116,14 @@ def test_a_card_that_torch_does_not_see_is_an_error(cuda: FakeCuda) -> None:
         resolve(Destination(device="cuda:0", card="RTX 4090"))
 
 
+def test_cards_that_torch_can_not_use_are_rehearsed_on_the_cpu_in_words(cuda: FakeCuda) -> None:
+    cuda.uuids = ()
+    place = resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
+    assert not place.on_card
+    assert place.shown == "cuda:0 (torch can't use it; really on the CPU)"
+    assert "install a build for CUDA" in place.note
+
+
 def test_a_simulated_card_is_the_cpu_and_says_so(cuda: FakeCuda) -> None:
     place = resolve(Destination(device="cuda:1", uuid="GPU-x", simulated=True))
     assert not place.on_card

@@ -88,7 +88,9 @@ async def test_a_card_without_room_after_all_leads_to_the_cpu(files: tuple[Path,
         await until(lambda: pipeline.latest and pipeline.latest.detections, "a detection")
 
 
-async def test_a_card_that_torch_does_not_have_leads_to_the_cpu(files: tuple[Path, Path]) -> None:
+async def test_a_card_that_torch_can_not_use_says_so_and_how_to_mend_it(
+    files: tuple[Path, Path],
+) -> None:
     class RealProbe(ScriptedProbe):
         source = "nvml"
 
@@ -97,8 +99,9 @@ async def test_a_card_that_torch_does_not_have_leads_to_the_cpu(files: tuple[Pat
         pytest.skip("torch has a card here")
     async with running(settings_for(*files), rig, worker_factory=inline(*models())) as pipeline:
         await until(lambda: both_run(pipeline), "both models")
-        assert pipeline.services["yolo"].device == "cpu"
-        assert "can't use it" in pipeline.services["yolo"].reason
+        status = pipeline.services["yolo"]
+        assert status.device == "cuda:1 (torch can't use it; really on the CPU)"
+        assert "install a build for CUDA" in status.reason
 
 
 async def test_the_less_important_model_leaves_first(files: tuple[Path, Path]) -> None:

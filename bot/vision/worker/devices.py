@@ -35,6 +35,8 @@ class Place:
 
     device: torch.device
     shown: str
+    note: str = ""
+    """What a person should do about it."""
 
     @property
     def on_card(self) -> bool:
@@ -43,6 +45,9 @@ class Place:
 
 def resolve(destination: Destination) -> Place:
     """The torch device for a decision of the manager. Imports torch.
+
+    Where the driver has cards but torch can use none at all, the CPU does the work under the
+    card's name, and says so: everything is placed and moved as it will be once torch is mended.
 
     Raises:
         PlaceError: torch does not have the card, or ``cuda:N`` is another card here.
@@ -55,6 +60,13 @@ def resolve(destination: Destination) -> Place:
     if destination.simulated:
         # A scripted rig: placement is for show, even if a real card should have that number.
         return Place(torch.device("cpu"), f"{destination.device} (simulated; really on the CPU)")
+    if not torch.cuda.is_available() and destination.may_rehearse:
+        return Place(
+            torch.device("cpu"),
+            f"{destination.device} (torch can't use it; really on the CPU)",
+            f"torch {torch.__version__} can't use {destination.card or destination.device}: "
+            "install a build for CUDA that fits the driver (`danzar doctor` tells more)",
+        )
     if not torch.cuda.is_available():
         raise PlaceError(
             f"{destination.device} ({destination.card}) is there, but torch {torch.__version__} "

@@ -43,6 +43,8 @@ class Destination(Message):
     """Its name, for people."""
     simulated: bool = False
     """The rig is scripted: the card may not exist, and the CPU does the work."""
+    may_rehearse: bool = False
+    """If torch can use no card at all, the CPU may work under this card's name."""
     limit_bytes: int | None = None
     """Hard cap for this process on the card."""
 

@@ -310,7 +310,7 @@ def _placed(model: VisionModel, sizes: Sizes) -> Placed:
         on_card=model.place.on_card,
         weights_bytes=sizes.weights_bytes,
         activations_bytes=sizes.activations_bytes,
-        notes=model.notes,
+        notes=(*model.notes, *((model.place.note,) if model.place.note else ())),
     )
 
 
