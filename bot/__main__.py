@@ -85,6 +85,11 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         from bot import pull
 
         pull.add_arguments(models)
+    simulate = add("simulate", "play a trace of programs and models through placement policies")
+    if "simulate" in asked:
+        from bot import simulate as simulating
+
+        simulating.add_arguments(simulate)
     config = add("config", "check the configuration, or show it with all defaults")
     config.add_argument("action", choices=("check", "show"), help="what to do")
     return parser
@@ -168,6 +173,10 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
 
         _configure_logging(settings)
         return pull.run(args, settings)
+    if args.command == "simulate":
+        from bot import simulate
+
+        return simulate.run(args, settings)
     return _run_bot(args, settings)
 
 

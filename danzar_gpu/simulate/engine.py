@@ -272,6 +272,8 @@ class Engine:
             self._advance(at)
             timer.action()
             self._serve_programs()
+            if self.score.record:
+                self._sample()
         self._advance(self._end)
         for demand in self._demands:
             self._end_starving(demand)
@@ -298,8 +300,6 @@ class Engine:
             for job in self._jobs:
                 self.score.lived(seconds, _on_card(job), job.key in self._needless)
             self._now = to
-        if self.score.record:
-            self._sample()
 
     def _touch(self, index: int | None = None) -> None:
         """Memory moved: look again, and once more when the driver shows it."""
@@ -385,7 +385,7 @@ class Engine:
             return
         if job.device is not None:
             self._grow(job)  # what it should have taken on its way
-            if job.state != "running" or job.device is None:
+            if job.device is None:  # and fell off the card by that
                 return
             card = self.world.cards[job.device]
             job.measured = Footprint(card.models[job.holder][job.key], context_bytes=card.context)

@@ -9,7 +9,8 @@ to a card within a minute, and no room for a model that a more important one can
 
 What it isn't: a proven optimum. Each model's way over cards and time is optimal for what the
 models before it left over (dynamic programming over the stretches between events); several orders
-of equally important models are tried and the best is kept. With few models that is the optimum or close to it.
+of equally important models are tried and the best is kept. With few models that is the optimum or
+close to it.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
     """Validate the text of a trace; ``path`` names it in errors. Raises ``TraceError``."""
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownMemberType]
         lines = _lines(node)
         data: Any = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:

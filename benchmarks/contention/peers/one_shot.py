@@ -122,7 +122,7 @@ class RayFractions(PolicyBase):
 
     def start(self, desk: Desk) -> None:
         super().start(desk)
-        self._left = {i: 1.0 for i in range(len(desk.trace.rig))}
+        self._left = dict.fromkeys(range(len(desk.trace.rig)), 1.0)
         self._shares: dict[int, tuple[int, float]] = {}
         if self.managed:
             size = desk.config.main_llm_memory_reservation_gb
