@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PERMISSION_NAMES = {
-    "administrator": "Administrator",
-    "manage_guild": "Manage Server",
-    "manage_channels": "Manage Channels",
-}
-
 
 class MayNotControl(commands.CheckFailure):
     """The message says which permission or role is missing."""
@@ -43,7 +37,7 @@ def may_control(
 
 def requirement(settings: DiscordSettings) -> str:
     """What ``may_control`` asks for, in words."""
-    name = PERMISSION_NAMES.get(settings.control_permission, settings.control_permission)
+    name = texts.PERMISSION_NAMES.get(settings.control_permission, settings.control_permission)
     words = texts.PERMISSION.format(name=name)
     if settings.control_role:
         role = discord.utils.escape_markdown(settings.control_role)

@@ -80,7 +80,7 @@ async def cards(interaction: Interaction, current: str) -> Choices:
         [
             (
                 f"cuda:{device.index}",
-                f"cuda:{device.index} {device.label} "
+                f"cuda:{device.index} {device.name} "
                 f"({gib(device.free_bytes):.1f}GB free{simulated})",
             )
             for device in devices

@@ -40,6 +40,11 @@ MAY_NOT_USE = "You may not use this here. A server manager can."
 
 OWNER_IN_DM = "In direct messages only the bot's owner may do this. In a server, its managers may."
 NEED = "For this you need {requirement}. Ask a server manager."
+PERMISSION_NAMES = {
+    "administrator": "Administrator",
+    "manage_guild": "Manage Server",
+    "manage_channels": "Manage Channels",
+}
 PERMISSION = "the “{name}” permission"
 OR_ROLE = " or the role “{role}”"
 
