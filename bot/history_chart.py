@@ -17,6 +17,8 @@ TIME_LIMIT_SECONDS = 30.0
 MOST_POINTS = 600
 """More than a phone shows; longer histories are thinned."""
 
+HEIGHTS = {1: 3.6, 2: 2.5, 3: 1.9}
+"""Inches for each card, by their number: chat shows a wide picture larger than a tall one."""
 BACKGROUND = "#2b2d31"
 INK = "#f2f3f5"
 FAINT = "#80848e"
@@ -92,7 +94,7 @@ async def history_png(
 
 
 def draw(request: dict[str, Any]) -> bytes:
-    """The picture for a request, as PNG bytes: 1,000 pixels wide, 420 high for each card."""
+    """The picture for a request, as PNG bytes: 1,000 pixels wide, never a tall strip."""
     import io
     from datetime import datetime
 
@@ -103,7 +105,8 @@ def draw(request: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     cards = request["cards"]
-    figure = Figure(figsize=(10, 4.2 * len(cards) + 0.5), dpi=100, facecolor=BACKGROUND)
+    height = 0.9 + len(cards) * HEIGHTS.get(len(cards), 1.7)
+    figure = Figure(figsize=(8, height), dpi=125, facecolor=BACKGROUND)
     axes = figure.subplots(len(cards), 1, squeeze=False, sharex=True)[:, 0]
     for axis, card in zip(axes, cards, strict=True):
         at = [datetime.fromtimestamp(t) for t in card["at"]]
@@ -126,6 +129,7 @@ def draw(request: dict[str, Any]) -> bytes:
         for mark in request["marks"]:
             axis.axvline(datetime.fromtimestamp(mark["at"]), color=INK, ls=":", lw=1.2)
         axis.set_ylim(0, total)
+        axis.set_yticks([0, total / 2, total], [f"{size:g}" for size in (0, total / 2, total)])
         axis.set_title(card["title"], color=INK, fontsize=16, loc="left", pad=8)
         axis.set_ylabel("GB", color=INK, fontsize=14)
         axis.set_facecolor(BACKGROUND)
@@ -148,8 +152,7 @@ def draw(request: dict[str, Any]) -> bytes:
     legend = figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=13, frameon=False)
     for text in legend.get_texts():
         text.set_color(INK)
-    bottom = 0.75 / (4.2 * len(cards) + 0.5)
-    figure.tight_layout(rect=(0, bottom, 1, 0.97))
+    figure.tight_layout(rect=(0, 0.7 / height, 1, 1 - 0.1 / height))
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor=BACKGROUND)
     return out.getvalue()
@@ -179,17 +182,23 @@ def _name_marks(axis: Any, marks: list[dict[str, Any]]) -> None:
     """The last few moves in words; all of them have a line."""
     from datetime import datetime
 
+    first, last = axis.get_xlim()
     for row, mark in enumerate(marks[-4:]):
-        axis.annotate(
+        at = datetime.fromtimestamp(mark["at"])
+        late = axis.convert_xunits(at) > first + 0.6 * (last - first)
+        words = axis.annotate(
             mark["text"],
-            (datetime.fromtimestamp(mark["at"]), 1.0),
+            (at, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -16 - 16 * (row % 4)),
+            xytext=(-5 if late else 5, -15 - 19 * (row % 4)),
             textcoords="offset points",
+            ha="right" if late else "left",
             color=INK,
             fontsize=12,
             annotation_clip=True,
+            bbox={"facecolor": BACKGROUND, "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
         )
+        words.set_in_layout(False)
 
 
 def thinned(values: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:

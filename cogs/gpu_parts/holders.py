@@ -70,13 +70,11 @@ def card_lines(device: DeviceMemory, rows: Sequence[Holding]) -> list[str]:
     lines = [f"{heading}: {device.reserved_gb:.1f} of {device.total_gb:.1f}GB in use"]
     lines += [process_line(row) for row in rows]
     if any(row.used_bytes is None for row in rows):
-        lines.append(
-            "-# The driver keeps no account per process here: only the card's sum is known."
-        )
+        lines.append("The driver keeps no account per process here: only the card's sum is known.")
         return lines
     rest = device.reserved_bytes - sum(row.used_bytes or 0 for row in rows)
     if rest >= NEGLIGIBLE:
-        lines.append(f"`{gib(rest):6.2f}GB` ⬜ the driver itself, and what it accounts to nobody")
+        lines.append(f"`{gib(rest):6.2f}GB` ⬜ the driver itself, and unaccounted")
     return lines
 
 
@@ -145,7 +143,8 @@ def model_lines(
             if service.measured_bytes is None
             else f"{gib(service.measured_bytes):.2f}GB measured"
         )
-        lines.append(f"{gib(service.predicted_bytes):.2f}GB predicted, {measured}")
+        if service.predicted_bytes:
+            lines.append(f"{gib(service.predicted_bytes):.2f}GB predicted, {measured}")
         if service.idle_seconds is not None:
             lines.append(f"idle for {age_text(service.idle_seconds)} after {service.frames} frames")
     if lease is not None and lease.device != "cpu":
@@ -177,7 +176,7 @@ def llm_lines(host: Host) -> list[str]:
         if not server.models:
             lines.append("its server has no model loaded")
     else:
-        lines.append("-# `gpu_memory.main_llm_endpoint` would name its models")
+        lines.append("`main_llm_endpoint` in the configuration would name its models")
     lines.append(beside(host, config.main_llm_index))
     return lines
 

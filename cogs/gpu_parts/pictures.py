@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ MOST_CARDS = 4
 """More would be too small to read on a phone."""
 MARKED = ("moved", "move-failed", "holder-gone")
 FILE_NAME = "history.png"
+_MOVE = re.compile(r"^(.+) moved from \S+ to (\S+)$")
 
 
 class PictureFailed(Exception):
@@ -129,7 +131,7 @@ class Pictures:
 def marks(events: Iterable[Event], since: float) -> list[Mark]:
     """Where models moved."""
     return [
-        Mark(event.at, shortened(event.text, 48))
+        Mark(event.at, shortened(_MOVE.sub(r"\1 → \2", event.text), 40))
         for event in events
         if event.kind in MARKED and event.at >= since
     ]

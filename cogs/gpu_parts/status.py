@@ -100,12 +100,13 @@ def status_embed(host: Host, reading: Reading, page: int = 0) -> discord.Embed:
 def bars(host: Host, devices: tuple[DeviceMemory, ...]) -> list[str]:
     """A bar for each card, and what its colours mean."""
     shares = host.manager.shares()
+    width = max((len(str(d.index)) for d in devices), default=1)
     lines = [
-        f"{bar(shares[d.index])} {d.utilization_percent:.0f}% · {d.index}"
+        f"`{d.index:>{width}}` {bar(shares[d.index])} {d.utilization_percent:.0f}%"
         for d in devices
         if d.index in shares
     ]
-    return [*lines, f"-# {LEGEND}"] if lines else []
+    return [*lines, LEGEND] if lines else []
 
 
 def footer(host: Host, reading: Reading) -> str:
