@@ -67,6 +67,8 @@ class Admission:
     _arrivals: int = 0
     _watch_until: float = 0.0
     _skeptic: Skeptic = field(default_factory=Skeptic)
+    _quiet: tuple[object, ...] | None = None
+    """What was looked at last when there was nothing to do."""
 
     # Readings
 
@@ -74,10 +76,24 @@ class Admission:
         """A new reading: relieve cards that are short, let models return, serve the queue."""
         self.snapshot = snapshot
         self._skeptic.look(snapshot, self.ledger, self.config, now)
+        state = self._state(snapshot, now) if may_move else None
+        if state is not None and state == self._quiet:
+            return  # the same figures, and nothing that time alone would change
         self._reconcile(snapshot, now)
         if may_move:
             self._rebalance(snapshot, now)
         self._serve(now)
+        self._quiet = self._state(snapshot, now) if may_move else None
+
+    def _state(self, snapshot: MemorySnapshot, now: float) -> tuple[object, ...] | None:
+        """All that decisions depend on; ``None`` while they depend on time as well."""
+        ledger = self.ledger
+        if self._queue or not self._skeptic.is_settled(now) or not ledger.settled(now):
+            return None
+        if any(r.moving or r.better_since is not None for r in ledger):
+            return None
+        figures = [(d.uuid, d.free_bytes, d.total_bytes, d.processes) for d in snapshot.devices]
+        return ledger.version, self.reservation_bytes, (*ledger.kept_off,), snapshot.faults, figures
 
     def interval(self, now: float) -> float:
         """Seconds to the next reading: short while something is tight, pending or moving."""

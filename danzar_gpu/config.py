@@ -236,6 +236,7 @@ class GPUMemoryConfig(BaseModel):
         return _is_named(name, self.main_llm_processes)
 
 
+@lru_cache(maxsize=256)
 def device_index(device: str) -> int:
     """The N of ``cuda:N``."""
     return int(device.removeprefix("cuda:"))

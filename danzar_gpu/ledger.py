@@ -105,9 +105,11 @@ class CardTally:
     landed: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     """Without those on their way here."""
 
-    @property
-    def leased_bytes(self) -> int:
-        return sum(models + context for models, context in self.leased.values())
+    leased_bytes: int = 0
+    """All of ``leased``."""
+
+
+NOTHING = CardTally()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class Ledger:
         self._contexts: dict[tuple[str, str], int] = {}
         """Measured contexts by holder and card (UUID)."""
         self._tallies: dict[str, CardTally] | None = None
+        self.version = 0
+        """Another number after each change."""
         self.kept_off: dict[str, str] = {}
         """Names of models that stay on the CPU until somebody says otherwise, and why."""
 
@@ -170,13 +174,13 @@ class Ledger:
             request = replace(request, need=self.expected(request, uuid))
         record = LeaseRecord(next(self._ids), request, uuid, device, reason, now)
         self._leases[record.lease_id] = record
-        self._tallies = None
+        self._changed()
         return record
 
     def release(self, lease_id: int, now: float) -> LeaseRecord | None:
         """Forget a lease; what it held departs. ``None`` if it was gone already."""
         record = self._leases.pop(lease_id, None)
-        self._tallies = None
+        self._changed()
         if record is not None and record.uuid is not None:
             self._depart(record, record.uuid, now)
         return record
@@ -194,7 +198,7 @@ class Ledger:
         """It counts on both devices until it landed. ``forced``: it had no choice."""
         record.target_uuid, record.target_device, record.target_reason = uuid, device, reason
         record.better_since = record.roomy_since = None
-        self._tallies = None
+        self._changed()
         if record.uuid is None:
             return
         if forced:
@@ -206,7 +210,7 @@ class Ledger:
 
     def cancel_move(self, record: LeaseRecord) -> None:
         record.target_uuid, record.target_device, record.target_reason = None, None, ""
-        self._tallies = None
+        self._changed()
 
     def land(self, record: LeaseRecord, now: float) -> None:
         """It has arrived where it was told to go."""
@@ -225,7 +229,7 @@ class Ledger:
     def resize(self, record: LeaseRecord, need: Footprint) -> None:
         """The holder measured what it really takes; on a card that is learned."""
         record.request = replace(record.request, need=need)
-        self._tallies = None
+        self._changed()
         if record.uuid is not None:
             self._learned.setdefault(record.request.name, {})[record.uuid] = need
             if record.holder:
@@ -248,6 +252,8 @@ class Ledger:
         return need if context is None else replace(need, context_bytes=context)
 
     def set_holder(self, holder: str, memory: HolderMemory) -> None:
+        if self._holders.get(holder) != memory:
+            self.version += 1
         self._holders[holder] = memory
 
     def drop_holder(self, holder: str, now: float) -> list[LeaseRecord]:
@@ -282,7 +288,11 @@ class Ledger:
         """Sums of one card; kept until a lease changes."""
         if self._tallies is None:
             self._tallies = self._counted()
-        return self._tallies.get(uuid) or CardTally()
+        return self._tallies.get(uuid, NOTHING)
+
+    def _changed(self) -> None:
+        self._tallies = None
+        self.version += 1
 
     def _counted(self) -> dict[str, CardTally]:
         found: dict[str, CardTally] = {}
@@ -300,6 +310,8 @@ class Ledger:
                 _add(tally.leased, key, size, need.context_bytes)
                 if landed:
                     _add(tally.landed, key, size, need.context_bytes)
+        for tally in found.values():
+            tally.leased_bytes = sum(map(sum, tally.leased.values()))
         return found
 
     def context_bytes(self, uuid: str, holder: str) -> int:
@@ -347,6 +359,10 @@ class Ledger:
             surplus = self.held_bytes(device, holder) - self.leased_bytes(device.uuid, holder)
             total += min(recent, max(0, surplus))
         return total
+
+    def settled(self, now: float, patience: float = 10.0) -> bool:
+        """Whether nobody gave up memory so recently that the driver may not show it yet."""
+        return all(now - d.at >= patience for d in self._departures)
 
     def is_departing(self, uuid: str, holder: str, now: float, patience: float = 10.0) -> bool:
         """Whether a holder gave up memory on a card so recently that it may still be shown."""

@@ -55,6 +55,8 @@ class Room:
     vision_limit: int
     doubtful: str = ""
     """Why this reading must not be used to admit anything; empty when it may."""
+    for_llm: bool = False
+    """Whether it is the main LLM's card."""
     claimed: int = 0
     """Being vacated for somebody who waits for it."""
     unlisted_llm: int = 0
@@ -119,13 +121,15 @@ def room_of(
     ledger: Ledger,
     config: GPUMemoryConfig,
     now: float,
-    reservation: int,
+    reservation: int | None,
     outlook: Outlook = PLAIN,
 ) -> Room:
-    """One card's arithmetic; ``reservation`` is the LLM's, in bytes, 0 on other cards."""
-    held = llm_held_bytes(device, config)
-    outstanding = max(0, reservation - held)
-    unlisted = outlook.llm_likely.get(device.uuid, 0)
+    """One card's arithmetic; ``reservation`` is the LLM's, in bytes, ``None`` on other cards."""
+    held = outstanding = unlisted = 0
+    if reservation is not None:
+        held = llm_held_bytes(device, config)
+        outstanding = max(0, reservation - held)
+        unlisted = outlook.llm_likely.get(device.uuid, 0)
     return Room(
         device=device,
         pending=ledger.pending_bytes(device),
@@ -135,6 +139,7 @@ def room_of(
         vision_leased=ledger.leased_bytes(device.uuid),
         vision_limit=config.vision_limit_bytes(device.total_bytes),
         doubtful=outlook.doubts.get(device.uuid) or _doubt(device, config, now, outlook.max_age),
+        for_llm=reservation is not None,
         claimed=outlook.claims.get(device.uuid, 0),
         unlisted_llm=min(outstanding, max(0, unlisted - held)),
     )
@@ -169,7 +174,7 @@ def rooms(
     llm_index = config.main_llm_index
     return {
         d.index: room_of(
-            d, ledger, config, now, reservation if d.index == llm_index else 0, outlook
+            d, ledger, config, now, reservation if d.index == llm_index else None, outlook
         )
         for d in snapshot.devices
     }
@@ -196,6 +201,32 @@ def surprise_on(request: Request, ledger: Ledger) -> int:
     return int(SURPRISE_SHARE * request.need.model_bytes)
 
 
+def _wanted(need: int, config: GPUMemoryConfig, margin_bytes: int, surprise_bytes: int) -> int:
+    """What has to be available on a card so that it can take ``need``."""
+    headroom = max(int(config.headroom_gb * GIB), surprise_bytes) if need else 0
+    return max(int(config.cpu_fallback_threshold_gb * GIB), need + headroom + margin_bytes)
+
+
+def fits(
+    room: Room,
+    need: int,
+    config: GPUMemoryConfig,
+    margin_bytes: int = 0,
+    surprise_bytes: int = 0,
+    freed_bytes: int = 0,
+) -> bool:
+    """Whether ``need`` bytes (and a margin) fit on a card once ``freed_bytes`` of ours left it.
+
+    ``surprise_bytes`` may come on top; the headroom absorbs it as far as it goes.
+    """
+    if room.doubtful:
+        return False
+    available = room.available - room.claimed + freed_bytes
+    if available < _wanted(need, config, margin_bytes, surprise_bytes):
+        return False
+    return not need or room.vision_leased + room.claimed - freed_bytes + need <= room.vision_limit
+
+
 def shortage(
     room: Room,
     need: int,
@@ -203,18 +234,16 @@ def shortage(
     margin_bytes: int = 0,
     surprise_bytes: int = 0,
 ) -> str | None:
-    """Why ``need`` bytes (and a margin) don't fit on a card, in words; ``None`` when they do.
-
-    ``surprise_bytes`` may come on top; the headroom absorbs it as far as it goes.
-    """
+    """Why it does not fit, in words; ``None`` when it does."""
+    if fits(room, need, config, margin_bytes, surprise_bytes):
+        return None
     device = room.device
-    available = room.available - room.claimed
-    leased = room.vision_leased + room.claimed
     if room.doubtful:
         return f"{device.label} is left alone: {room.doubtful}"
-    headroom = max(int(config.headroom_gb * GIB), surprise_bytes) if need else 0
-    wanted = max(int(config.cpu_fallback_threshold_gb * GIB), need + headroom + margin_bytes)
-    if device.index == config.main_llm_index and available < wanted:
+    available = room.available - room.claimed
+    leased = room.vision_leased + room.claimed
+    wanted = _wanted(need, config, margin_bytes, surprise_bytes)
+    if room.for_llm and available < wanted:
         return (
             f"Device {device.index} reserved for main LLM "
             f"({gib(device.free_bytes):.1f}GB free, {gib(room.outstanding):.1f}GB still promised "
@@ -225,12 +254,10 @@ def shortage(
             f"{device.label} would exceed vision's limit of {gib(room.vision_limit):.1f}GB "
             f"({gib(leased):.1f}GB leased, {gib(need):.1f}GB asked)"
         )
-    if available < wanted:
-        return (
-            f"{device.label} has {gib(max(0, available)):.1f}GB available, "
-            f"{gib(wanted):.1f}GB needed{_holders(device)}"
-        )
-    return None
+    return (
+        f"{device.label} has {gib(max(0, available)):.1f}GB available, "
+        f"{gib(wanted):.1f}GB needed{_holders(device)}"
+    )
 
 
 def _holders(device: DeviceMemory) -> str:
@@ -245,22 +272,13 @@ def _holders(device: DeviceMemory) -> str:
 
 def order(devices: Iterable[DeviceMemory], config: GPUMemoryConfig) -> list[DeviceMemory]:
     """The guide's order; among other cards the faster first, near ties by best fit."""
+    vision, llm = config.vision_index, config.main_llm_index
 
-    def rank(device: DeviceMemory) -> tuple[int, tuple[int, int], int, int]:
+    def rank(device: DeviceMemory) -> tuple[int, int, int, int, int]:
+        index = device.index
         major, minor = device.compute_capability or (0, 0)
-        place = (
-            0
-            if device.index == config.vision_index
-            else 1
-            if device.index == config.main_llm_index
-            else 2
-        )
-        return (
-            place,
-            (-major, -minor),
-            device.free_bytes // NEAR_TIE_BYTES,
-            device.index,
-        )
+        place = 0 if index == vision else 1 if index == llm else 2
+        return place, -major, -minor, device.free_bytes // NEAR_TIE_BYTES, index
 
     return sorted(devices, key=rank)
 
@@ -309,15 +327,10 @@ def _choose(
     margin_bytes: int = 0,
 ) -> Placement:
     surprise = surprise_on(request, ledger)
-    why: list[str] = []
+    room = _first_fit(request, all_rooms, ledger, config, exclude, margin_bytes)
+    if room is not None:
+        return Placement(room.device.device, available_words(room), room.device.uuid)
     ordered = order((r.device for r in all_rooms.values() if r.device.uuid not in exclude), config)
-    for device in ordered:
-        room = all_rooms[device.index]
-        need = need_on(request, device.uuid, ledger)
-        problem = shortage(room, need, config, margin_bytes, surprise)
-        if problem is None:
-            return Placement(device.device, available_words(room), device.uuid)
-        why.append(problem)
     if may_evict:
         for device in ordered:
             room = all_rooms[device.index]
@@ -329,9 +342,36 @@ def _choose(
                     device.uuid,
                     tuple(v.lease_id for v in victims),
                 )
+    why: list[str] = []
+    for device in ordered:
+        need = need_on(request, device.uuid, ledger)
+        problem = shortage(all_rooms[device.index], need, config, margin_bytes, surprise)
+        if problem is not None:
+            why.append(problem)
     if not all_rooms:
         why.append("no NVIDIA GPU was found")
     return _no_card(why, config)
+
+
+def _first_fit(
+    request: Request,
+    all_rooms: Mapping[int, Room],
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    exclude: Collection[str] = (),
+    margin_bytes: int = 0,
+) -> Room | None:
+    """The first card in the guide's order that has room."""
+    surprise = surprise_on(request, ledger)
+    fitting = [
+        room
+        for room in all_rooms.values()
+        if room.device.uuid not in exclude
+        and fits(room, need_on(request, room.device.uuid, ledger), config, margin_bytes, surprise)
+    ]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    return all_rooms[order((room.device for room in fitting), config)[0].index]
 
 
 def _no_card(why: list[str], config: GPUMemoryConfig) -> Placement:
@@ -359,40 +399,29 @@ def _victims_for(
     chosen: list[LeaseRecord] = []
     freed = 0
 
-    def fits(relief: int) -> bool:
-        relieved = _without(room, relief)
-        return shortage(relieved, need, config, surprise_bytes=surprise) is None
+    def enough_is(relief: int) -> bool:
+        return fits(room, need, config, surprise_bytes=surprise, freed_bytes=relief)
 
     for record in candidates:
         chosen.append(record)
         freed += record.request.need.model_bytes
-        if fits(freed):
+        if enough_is(freed):
             break
     else:
         return ()
     enough = [
         r
         for r in candidates
-        if r.request.priority <= chosen[0].request.priority and fits(r.request.need.model_bytes)
+        if r.request.priority <= chosen[0].request.priority
+        and enough_is(r.request.need.model_bytes)
     ]
     if enough:  # of the least important the smallest whose leaving will do
         return (min(enough, key=lambda r: r.request.need.model_bytes),)
     for record in tuple(chosen):
-        if fits(freed - record.request.need.model_bytes):
+        if enough_is(freed - record.request.need.model_bytes):
             chosen.remove(record)
             freed -= record.request.need.model_bytes
     return tuple(chosen)
-
-
-def _without(room: Room, freed: int) -> Room:
-    """A card's arithmetic once ``freed`` bytes of ours left it."""
-    device = room.device
-    free = min(device.total_bytes, device.free_bytes + freed)
-    return replace(
-        room,
-        device=replace(device, free_bytes=free),
-        vision_leased=max(0, room.vision_leased - freed),
-    )
 
 
 def can_use(room: Room, config: GPUMemoryConfig) -> tuple[bool, str]:
@@ -544,7 +573,7 @@ class _Planner:
         need = need_on(record.request, found.uuid, self._ledger)
         margin = int(config.return_margin_gb * GIB)
         surprise = surprise_on(record.request, self._ledger)
-        roomy = shortage(room, need, config, margin, surprise) is None
+        roomy = fits(room, need, config, margin, surprise)
         ready = ready and _waited(record, found.uuid, roomy, on_llm_card, config, now)
         placement = replace(found, reason=f"room again: {found.reason}")
         return _Better(record.lease_id, placement, roomy, ready)
@@ -566,8 +595,8 @@ class _Planner:
                     continue
                 if now - other.landed_at < config.min_residency_seconds:
                     continue
-                relieved = _without(room, other.request.need.model_bytes)
-                if shortage(relieved, need, config, surprise_bytes=surprise) is not None:
+                freed = other.request.need.model_bytes
+                if not fits(room, need, config, 0, surprise, freed):
                     continue
                 target = self._choice(other, cooling(other, config, now))
                 if target is None:
@@ -581,8 +610,10 @@ class _Planner:
     def _choice(self, record: LeaseRecord, exclude: set[str]) -> Placement | None:
         if record.uuid is not None:
             exclude = {*exclude, record.uuid}
-        found = _choose(record.request, self.rooms, self._ledger, self._config, exclude)
-        return found if found.uuid is not None else None
+        room = _first_fit(record.request, self.rooms, self._ledger, self._config, exclude)
+        if room is None:
+            return None
+        return Placement(room.device.device, available_words(room), room.device.uuid)
 
 
 def _unreadable(device: str, faults: Iterable[str]) -> bool:

@@ -61,7 +61,7 @@ class Skeptic:
             doubt = self._doubt(device, ledger, now)
             if doubt:
                 self.doubts[device.uuid] = doubt
-            else:
+            elif device.index == config.main_llm_index:
                 self._remember(device, ledger, config, now)
 
     def _doubt(self, device: DeviceMemory, ledger: Ledger, now: float) -> str:
@@ -95,6 +95,11 @@ class Skeptic:
             return
         # Whatever left since may have been the LLM's.
         self.llm_likely[device.uuid] = max(0, held - max(0, before - foreign))
+
+    def is_settled(self, now: float) -> bool:
+        """Whether another look at the same figures would say the same."""
+        recent = any(now - at < RELEASE_SECONDS for at, _ in self._gave_up.values())
+        return not self.doubts and not recent
 
     def _on_its_way(self, device: DeviceMemory, now: float) -> int:
         """What the LLM gave up a moment ago and the driver still calls used."""

@@ -40,6 +40,8 @@ class CardState:
     """Bytes by holder and model key; a holder that is listed has its context here."""
     releases: list[Release] = field(default_factory=list[Release])
     lost: bool = False
+    row: tuple[int, int, tuple[GpuProcess, ...]] | None = None
+    """(free, allocated, processes) of the last reading, until something changes."""
 
     @property
     def uuid(self) -> str:
@@ -53,7 +55,9 @@ class CardState:
     def settle(self, now: float) -> None:
         """Forget releases that are over."""
         if self.releases:
-            self.releases = [r for r in self.releases if r.until > now + 1e-9]
+            kept = [r for r in self.releases if r.until > now + 1e-9]
+            if len(kept) != len(self.releases):
+                self.releases, self.row = kept, None
 
     def used(self, now: float) -> int:
         """Everything that can't be had, the driver's share included."""
@@ -70,12 +74,14 @@ class CardState:
 
     def release(self, owner: str, size: int, now: float) -> None:
         """``owner`` gave up ``size`` bytes."""
+        self.row = None
         if size > 0:
             self.releases.append(Release(owner, size, now + self.card.release_lag))
 
     def reclaim(self, owner: str, wanted: int, now: float) -> int:
         """Bytes of what ``owner`` gave up last that it takes back before they are gone."""
         self.settle(now)
+        self.row = None
         taken = 0
         for release in self.releases:
             if release.owner == owner and taken < wanted:
@@ -116,6 +122,7 @@ class World:
             return False
         card.reclaim(holder, wanted, now)
         card.models.setdefault(holder, {})[key] = size
+        card.row = None
         return True
 
     def unload(self, index: int, holder: str, key: int, now: float) -> None:
@@ -205,21 +212,25 @@ class World:
         return MemorySnapshot(now, SOURCE, tuple(devices), now, tuple(words))
 
     def _device(self, card: CardState, now: float) -> DeviceMemory:
-        free = card.free(now)
-        held = dict(card.programs)
-        for holder in card.models:
-            held[holder] = card.ours(holder)
-        for release in card.releases:
-            if release.owner in held:
-                held[release.owner] += release.size
-        rows = tuple(GpuProcess(self.pid(name), name, size) for name, size in held.items())
+        card.settle(now)
+        if card.row is None:
+            free = card.free(now)
+            held = dict(card.programs)
+            for holder in card.models:
+                held[holder] = card.ours(holder)
+            for release in card.releases:
+                if release.owner in held:
+                    held[release.owner] += release.size
+            rows = tuple(GpuProcess(self.pid(name), name, size) for name, size in held.items())
+            card.row = free, min(sum(held.values()), card.total - free), rows
+        free, allocated, rows = card.row
         return DeviceMemory(
             index=card.index,
             uuid=card.uuid,
             name=card.card.name,
             total_bytes=card.total,
             free_bytes=free,
-            allocated_bytes=min(sum(held.values()), card.total - free),
+            allocated_bytes=allocated,
             processes=rows,
             compute_capability=(8, round(card.card.speed * 10)),
             source=SOURCE,
