@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import discord
 import simcord
@@ -54,3 +57,24 @@ def last(world: World) -> discord.Message:
     message = world.channel.last_message
     assert message is not None
     return message
+
+
+def in_world(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Give a test its ``w``, on the cards of the fixture ``probe``.
+
+    No fixture: simcord's clock belongs to the task in which it was started.
+    """
+    parameters = inspect.signature(test).parameters
+    wanted = [p for name, p in parameters.items() if name not in ("w", "probe")]
+    probe_parameter = inspect.Parameter("probe", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+    @functools.wraps(test)
+    async def run(probe: ScriptedProbe, **fixtures: Any) -> None:
+        if "probe" in parameters:
+            fixtures["probe"] = probe
+        async with world(probe) as w:
+            await test(w=w, **fixtures)
+
+    signature = inspect.Signature([probe_parameter, *wanted])
+    run.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    return run
