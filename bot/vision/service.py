@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import statistics
 import time
@@ -77,6 +78,13 @@ class Plan:
     model: str
     need: Footprint
     note: str = ""
+
+    @property
+    def key(self) -> str:
+        """What a measured footprint belongs to: model, precision, image size and batch."""
+        size = self.spec.image_size if isinstance(self.spec, YoloSpec) else None
+        pixels = f" {size}px" if size else ""
+        return f"{self.model} fp32{pixels} x{self.spec.batch_size}"
 
 
 class ModelService(ABC):
@@ -216,7 +224,7 @@ class ModelService(ABC):
 
     async def _hold(self, worker: WorkerHandle, plan: Plan) -> bool:
         """From a lease to its end; whether another one is to be asked for."""
-        lease = await self._acquire()
+        lease = await self._acquire(plan)
         try:
             self._set("loading", lease.reason, lease.device)
             await self._load(worker, plan, lease)
@@ -247,19 +255,24 @@ class ModelService(ABC):
                 return True
         return False
 
-    async def _acquire(self) -> Lease:
-        need = self._learned or self._predicted or Footprint()
+    async def _acquire(self, plan: Plan) -> Lease:
+        """Room for what was measured, here or in an earlier run, else for what is predicted."""
+        need = self._learned or plan.need
         self._set("loading", "asking for room")
+        ask = functools.partial(
+            self._manager.acquire,
+            self.name,
+            need,
+            model=plan.key,
+            holder=HOLDER,
+            priority=self.priority,
+        )
         try:
-            return await self._manager.acquire(
-                self.name, need, holder=HOLDER, priority=self.priority, policy="cpu"
-            )
+            return await ask(policy="cpu")
         except AdmissionRefused as error:
             # The CPU is not allowed: wait until a card has room.
             self._set("waiting", str(error))
-        return await self._manager.acquire(
-            self.name, need, holder=HOLDER, priority=self.priority, policy="wait"
-        )
+        return await ask(policy="wait")
 
     async def _load(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> None:
         """Load on the leased device, or on the CPU if that card turns out not to do.
