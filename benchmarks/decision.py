@@ -79,16 +79,16 @@ def a_day() -> Trace:
     foreign: list[dict[str, object]] = [
         {"at": 30.0, "device": 0, "process": "ollama", "gb": 18.0, "llm": True}
     ]
-    for n in range(int(DAY // 900)):
-        foreign.append(
-            {
-                "at": 900.0 * n + 100,
-                "until": 900.0 * n + 700,
-                "device": 1 + n % (CARDS - 1),
-                "process": "game.exe",
-                "gb": 22.5,
-            }
-        )
+    foreign += [
+        {
+            "at": 900.0 * n + 100,
+            "until": 900.0 * n + 700,
+            "device": 1 + n % (CARDS - 1),
+            "process": "game.exe",
+            "gb": 22.5,
+        }
+        for n in range(int(DAY // 900))
+    ]
     return Trace.model_validate(
         {
             "name": "a day",

@@ -69,6 +69,7 @@ class Admission:
     _skeptic: Skeptic = field(default_factory=Skeptic)
     _quiet: tuple[object, ...] | None = None
     """What was looked at last when there was nothing to do."""
+    _short_when_quiet: bool | None = None
 
     # Readings
 
@@ -79,6 +80,7 @@ class Admission:
         state = self._state(snapshot, now) if may_move else None
         if state is not None and state == self._quiet:
             return  # the same figures, and nothing that time alone would change
+        self._short_when_quiet = None
         self._reconcile(snapshot, now)
         if may_move:
             self._rebalance(snapshot, now)
@@ -113,6 +115,14 @@ class Admission:
             return True
         if any(r.moving or r.grew or r.better_since is not None for r in self.ledger):
             return True
+        if self._quiet is None or self._quiet[0] != self.ledger.version:
+            return self._is_short(now)
+        if self._short_when_quiet is None:
+            self._short_when_quiet = self._is_short(now)
+        return self._short_when_quiet
+
+    def _is_short(self, now: float) -> bool:
+        """Whether memory is near the point where somebody has to leave."""
         all_rooms = self.rooms(now)
         # Beside memory that the LLM may claim at any moment nothing may go unseen.
         llm = all_rooms.get(self.config.main_llm_index)

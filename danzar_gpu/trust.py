@@ -112,6 +112,5 @@ class Skeptic:
 
 def _ours(device: DeviceMemory, ledger: Ledger) -> int:
     """What our processes hold by their own word, which no driver's fault changes."""
-    return sum(
-        ledger.allocator_bytes(device.index, holder) for holder in ledger.tally(device.uuid).landed
-    )
+    holders = ledger.tally(device.uuid).landed
+    return sum(ledger.allocator_bytes(device.index, h) for h in holders) if holders else 0

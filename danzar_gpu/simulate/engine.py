@@ -385,7 +385,7 @@ class Engine:
             return
         if job.device is not None:
             self._grow(job)  # what it should have taken on its way
-            if job.device is None:  # and fell off the card by that
+            if not _on_card(job):  # and fell off the card by that
                 return
             card = self.world.cards[job.device]
             job.measured = Footprint(card.models[job.holder][job.key], context_bytes=card.context)

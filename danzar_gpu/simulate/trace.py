@@ -250,8 +250,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
     """Validate the text of a trace; ``path`` names it in errors. Raises ``TraceError``."""
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownMemberType]
-        lines = _lines(node)
+        lines = _lines(_composed(text))
         data: Any = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         raise TraceError(path, [(None, "", f"is not UTF-8 text: {error.reason}")]) from None
@@ -270,6 +269,14 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
         raise TraceError(path, _problems(error, lines)) from None
     _check_devices(trace, lines, path)
     return trace
+
+
+def _composed(text: str) -> yaml.Node | None:
+    loader: Any = yaml.SafeLoader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

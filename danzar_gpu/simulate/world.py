@@ -32,6 +32,7 @@ class CardState:
     card: Card
     total: int
     context: int
+    uuid: str
     llm: int = 0
     """By the main LLM's processes."""
     programs: dict[str, int] = field(default_factory=dict[str, int])
@@ -42,10 +43,6 @@ class CardState:
     lost: bool = False
     row: tuple[int, int, tuple[GpuProcess, ...]] | None = None
     """(free, allocated, processes) of the last reading, until something changes."""
-
-    @property
-    def uuid(self) -> str:
-        return f"GPU-{self.index:08d}"
 
     def ours(self, holder: str) -> int:
         """What one of our processes holds, its context included."""
@@ -101,7 +98,7 @@ class World:
     def __init__(self, cards: tuple[Card, ...], config: GPUMemoryConfig) -> None:
         self.config = config
         self.cards = [
-            CardState(i, card, int(card.total_gb * GIB), int(card.context_gb * GIB))
+            CardState(i, card, int(card.total_gb * GIB), int(card.context_gb * GIB), f"GPU-{i:08d}")
             for i, card in enumerate(cards)
         ]
         self.faults: list[SensorFault] = []

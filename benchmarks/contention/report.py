@@ -1,0 +1,240 @@
+"""What came of the contest, as a page and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.contention.peers import PEERS
+from danzar_gpu.simulate import Outcome, Trace
+
+COUNTS = ("oom_count", "llm_starved_count", "thrash")
+DESIGNED_FOR = {
+    "guide": "one process on a machine of its own; sees its own memory only, chooses once",
+    "ollama": "LLM runners behind one server; evicts idle runners for new ones",
+    "comfyui": "one workflow on one card; asks the driver when it loads, and only then",
+    "diffusers": "the parts of one pipeline on one card, with 3 GB for activations",
+    "nvitop": "choosing cards before a training starts: most free memory, once",
+    "gputil": "choosing a card on a shared training machine: the first half-empty one, once",
+    "ray": "clusters where everything runs through it; bookkeeping, no look at the driver",
+    "accelerate": "spreading one large model over idle cards in CUDA's order, once",
+}
+INTRODUCTION = """
+# The contest
+
+<!-- made by `python -m benchmarks.contention`; don't edit -->
+
+Who keeps the LLM's memory free, never runs out of memory, and still uses the cards? {traces}
+traces, {seeds} seeds each, in the [simulator](simulate.md): the product's own admission, ledger and
+placement in virtual time, controls beside it, and other projects' algorithms, rewritten from their
+sources. It is a simulation: no figure here was measured on a card.
+
+![Share on cards against harm](images/contention.png)
+
+## All traces together
+"""
+LEGEND = """
+*harmed runs*: runs with an out-of-memory error of ours or a starved LLM. *starved*: the LLM asked
+within its reservation and there was no room. *squeezed*: seconds in which another program was
+short of memory that our models held. *share*: model-seconds on a card over model-seconds.
+*thrash*: moves back within 60 seconds.
+
+## The goals
+
+Over every shipped trace and seed: no out-of-memory error of ours and no starved LLM wherever the
+oracle has none, at least 0.95 of the oracle's share on cards, no thrash.
+"""
+BUILT_FOR = """
+## What each peer was built for
+
+None was built for this contest, and each does well what it was built for. Where a policy could be
+given the LLM to manage, both ways were played; a managed LLM still has to wait until others left,
+which counts as starved, mostly for a second or two.
+
+"""
+CARE = """
+Two kindnesses: the three that swap models ask again a minute after they put one out, not with its
+next frame; and a program that is squeezed by a model is no harm in the totals, although a game
+would stutter or fail.
+
+## Reading it with care
+
+- The traces are ours. They hold what the product is for: an LLM with a promise that other programs
+  don't know of. On a machine without one a one-shot choice does as well.
+- The oracle keeps the product's rules, too (reservation, limit, headroom, priorities), so a share
+  above the oracle's means that a rule was broken or stretched.
+- A model that falls off a card runs on the CPU; partial loading counts as the CPU.
+- A CUDA context is given back when a process's last model leaves a card, which a real process only
+  does by ending.
+- The product reads each second while memory is tight. A program that takes memory beside the LLM's
+  promise, and the LLM's claim within that same second, would starve the LLM for a moment.
+"""
+
+
+def page(traces: list[Trace], outcomes: list[Outcome], seeds: int) -> str:
+    """docs/contention.md."""
+    parts = [
+        INTRODUCTION.format(traces=len(traces), seeds=seeds),
+        "\n".join(_totals(outcomes)),
+        LEGEND,
+        "\n".join(_goals(outcomes)),
+        "## Trace by trace",
+        "\n".join(_by_trace(traces, outcomes)).rstrip(),
+        BUILT_FOR + "\n".join(f"- **{name}**: {words}." for name, words in DESIGNED_FOR.items()),
+        CARE,
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _of(outcomes: Iterable[Outcome], policy: str) -> list[Outcome]:
+    return [o for o in outcomes if o.policy == policy]
+
+
+def _policies(outcomes: Iterable[Outcome]) -> list[str]:
+    return list(dict.fromkeys(o.policy for o in outcomes))
+
+
+def _mean(outcomes: list[Outcome], metric: str) -> float:
+    return sum(o.metrics[metric].mean for o in outcomes) / len(outcomes)
+
+
+def _harmed(outcomes: list[Outcome]) -> float:
+    """Share of runs with an error of ours or a starved LLM."""
+    runs = [run for o in outcomes for run in o.runs]
+    return sum(run["oom_count"] > 0 or run["llm_starved_count"] > 0 for run in runs) / len(runs)
+
+
+def _totals(outcomes: list[Outcome]) -> list[str]:
+    lines = [
+        "| policy | harmed runs | out of memory | starved | starved s | squeezed s | share | "
+        "needless CPU s | moves | thrash | p95 wait s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for policy in _policies(outcomes):
+        own = _of(outcomes, policy)
+        name = f"**{policy}**" if policy == "danzar" else policy
+        cells = [
+            f"{_harmed(own):.0%}",
+            f"{_mean(own, 'oom_count'):.2f}",
+            f"{_mean(own, 'llm_starved_count'):.2f}",
+            f"{_mean(own, 'llm_starved_seconds'):.1f}",
+            f"{_mean(own, 'squeezed_seconds'):.1f}",
+            f"{_mean(own, 'gpu_fraction'):.1%}",
+            f"{_mean(own, 'needless_cpu_seconds'):.0f}",
+            f"{_mean(own, 'moves'):.2f}",
+            f"{_mean(own, 'thrash'):.2f}",
+            f"{_mean(own, 'p95_wait_seconds'):.1f}",
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _goals(outcomes: list[Outcome]) -> list[str]:
+    oracle = {o.trace: o for o in _of(outcomes, "oracle")}
+    missed: list[str] = []
+    lowest = 9.0
+    for own in _of(outcomes, "danzar"):
+        for seed, (run, best) in enumerate(zip(own.runs, oracle[own.trace].runs, strict=True)):
+            missed += [
+                f"- {own.trace}, seed {seed}: {metric} {run[metric]:.0f}"
+                for metric in COUNTS
+                if run[metric] > 0 and best[metric] == 0
+            ]
+            ratio = run["gpu_fraction"] / best["gpu_fraction"] if best["gpu_fraction"] else 1.0
+            lowest = min(lowest, ratio)
+            if ratio < 0.95:
+                missed.append(f"- {own.trace}, seed {seed}: {ratio:.3f} of the oracle's share")
+    lines = missed or ["They all hold."]
+    lines.append(f"The lowest share in any run is {lowest:.3f} of the oracle's.")
+    better = _better_somewhere(outcomes)
+    if better:
+        lines += ["", "Peers with a larger share and no harm on a trace:", "", *better]
+    else:
+        lines += ["", "No peer has a larger share on any trace without harm or thrash there."]
+    return lines
+
+
+def _better_somewhere(outcomes: list[Outcome]) -> list[str]:
+    lines: list[str] = []
+    own = {o.trace: o for o in _of(outcomes, "danzar")}
+    for outcome in outcomes:
+        if outcome.policy not in PEERS and outcome.policy != "static":
+            continue
+        mine = own[outcome.trace]
+        harmless = all(outcome.metrics[m].mean <= mine.metrics[m].mean for m in COUNTS)
+        more = outcome.metrics["gpu_fraction"].mean - mine.metrics["gpu_fraction"].mean
+        if harmless and more > 0.002:
+            squeezed = outcome.metrics["squeezed_seconds"].mean
+            lines.append(
+                f"- {outcome.policy} on {outcome.trace}: {more:+.1%} "
+                f"(others squeezed for {squeezed:.0f} s)"
+            )
+    return lines
+
+
+def _by_trace(traces: list[Trace], outcomes: list[Outcome]) -> list[str]:
+    lines: list[str] = []
+    for trace in traces:
+        rig = " + ".join(f"{card.total_gb:g}" for card in trace.rig)
+        lines += [
+            f"### {trace.name}",
+            "",
+            f"{trace.description[:1].upper()}{trace.description[1:]} ({rig} GB, "
+            f"{trace.end / 60:g} minutes).",
+            "",
+            "| policy | out of memory | starved | squeezed s | share | moves | thrash |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+        ]
+        for outcome in outcomes:
+            if outcome.trace != trace.name:
+                continue
+            m = outcome.metrics
+            share = m["gpu_fraction"]
+            spread = (
+                f" ({share.low:.1%} to {share.high:.1%})" if share.high - share.low > 0.001 else ""
+            )
+            name = f"**{outcome.policy}**" if outcome.policy == "danzar" else outcome.policy
+            lines.append(
+                f"| {name} | {m['oom_count'].mean:.1f} | {m['llm_starved_count'].mean:.1f} | "
+                f"{m['squeezed_seconds'].mean:.0f} | {share.mean:.1%}{spread} | "
+                f"{m['moves'].mean:.1f} | {m['thrash'].mean:.1f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def picture(outcomes: list[Outcome], path: Path) -> None:
+    """Share on cards against harmed runs, a point for each policy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 5.5))
+    placed: dict[tuple[int, int], int] = {}
+    for policy in _policies(outcomes):
+        own = _of(outcomes, policy)
+        share, harmed = 100 * _mean(own, "gpu_fraction"), 100 * _harmed(own)
+        ours = policy in ("danzar", "oracle")
+        colour = "#1f6fb2" if policy == "danzar" else "#444444" if ours else "#d1495b"
+        marker = "*" if policy == "danzar" else "D" if ours else "o"
+        axis.scatter(
+            [share], [harmed], color=colour, marker=marker, s=160 if ours else 45, zorder=3
+        )
+        near = (round(share / 6), round(harmed / 3))
+        placed[near] = placed.get(near, 0) + 1
+        axis.annotate(
+            policy,
+            (share, harmed),
+            xytext=(7, -4 + 11 * (placed[near] - 1)),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axis.set_xlabel("share of model-seconds on cards, % (more is better)")
+    axis.set_ylabel("runs with an OOM of ours or a starved LLM, % (fewer is better)")
+    axis.set_title("All traces and seeds")
+    axis.grid(alpha=0.3)
+    axis.set_ylim(bottom=-3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
