@@ -180,7 +180,12 @@ class GpuCommands(commands.Cog, name="GPU memory"):
 
     # The panel
 
-    @gpu.group(name="dashboard", case_insensitive=True, brief="A live panel, edited in place")
+    @gpu.group(
+        name="dashboard",
+        case_insensitive=True,
+        ignore_extra=False,
+        brief="A live panel, edited in place",
+    )
     @commands.cooldown(2, 10, PER_GUILD)
     @controls()
     async def dashboard_group(
@@ -193,7 +198,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         await self.open_panel(ctx, channel)
 
-    @dashboard_group.command(name="start", brief="Post the live panel")
+    @dashboard_group.command(name="start", ignore_extra=False, brief="Post the live panel")
     @app_commands.describe(channel="where; else here")
     @commands.cooldown(2, 10, PER_GUILD)
     @controls()
@@ -206,7 +211,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         await self.open_panel(ctx, channel)
 
-    @dashboard_group.command(name="stop", brief="End the live panel")
+    @dashboard_group.command(name="stop", ignore_extra=False, brief="End the live panel")
     @app_commands.describe(channel="where; else here")
     @commands.cooldown(2, 10, PER_GUILD)
     @controls()
@@ -361,7 +366,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         await self.show_alerts(ctx)
 
-    @alerts.command(name="here", brief="Send alerts to this channel")
+    @alerts.command(name="here", ignore_extra=False, brief="Send alerts to this channel")
     @app_commands.describe(mention="a role to mention when an alert opens; else nobody")
     @commands.cooldown(2, 10, PER_GUILD)
     @controls()

@@ -248,10 +248,10 @@ class Control:
     async def _around(
         self, act: Callable[[], Awaitable[str]]
     ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        await self._look()
+        await self._look(max_age=1.0)
         before = tuple(self.figures())
         words = await act()
-        await self._look()
+        await self._look(max_age=0.0)
         return words, before, tuple(self.figures())
 
     def figures(self) -> list[str]:
@@ -301,9 +301,9 @@ class Control:
         if moved:
             await asyncio.sleep(RELEASE_SECONDS)
 
-    async def _look(self) -> None:
+    async def _look(self, max_age: float) -> None:
         with contextlib.suppress(ProbeError):  # the old figures, then; the status says why
-            await self._manager.refresh(max_age=0.3)
+            await self._manager.refresh(max_age=max_age)
 
 
 def _gigabytes(text: str) -> float | None:
