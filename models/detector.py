@@ -33,6 +33,9 @@ MUON_RATE = 0.015
 WEIGHT_DECAY = 0.02
 EMA_DECAY = 0.998
 SAVE_EVERY = 120.0
+REFINING_RATE = 0.5
+"""Share of the learning rates with which finished weights are trained further."""
+BOSS = CLASSES.index("boss")
 
 
 class Cache:
@@ -54,7 +57,10 @@ class Cache:
         while True:
             if not self.refresh():
                 raise FileNotFoundError(f"no rendered scenes in {self.folder}")
-            order = rng.permutation(len(self.samples))
+            # A scene with a boss holds one, a scene of combat several enemies: even it out.
+            bosses = [i for i, s in enumerate(self.samples) if (s.boxes[:, 0] == BOSS).any()]
+            order = rng.permutation(np.concatenate([np.arange(len(self.samples)), bosses]))
+            order = order.astype(np.int64)
             for start in range(0, len(order) - BATCH + 1, BATCH):
                 yield [self.samples[i] for i in order[start : start + BATCH]]
 
@@ -183,15 +189,23 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     state: Path | None = None,
+    refine: bool = False,
 ) -> DetectionModel:
     """Train for ``minutes`` on the scenes in ``folder``; checkpoints go to ``target``.
 
     Learning rate and picture size follow the clock, so a slow machine ends on time too.
-    With ``state`` an interrupted training goes on where it was.
+    With ``state`` an interrupted training goes on where it was. ``refine`` starts from the
+    weights in ``target`` and trains them further, at full size and a lower rate.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = build(device)
+    before: dict[str, Any] = {}
+    if refine:
+        # Our own file, written by ``export``.
+        saved = torch.load(target, map_location=device, weights_only=False)
+        model.load_state_dict(saved["model"].float().state_dict())
+        before = saved["train_args"]
     average = copy.deepcopy(model).eval()
     steppers = optimizers(model)
     base = [stepper.param_groups[0]["lr"] for stepper in steppers]
@@ -214,10 +228,10 @@ def train(
         share = elapsed / budget
         if share >= 1:
             break
-        size = next(size for until, size in PHASES if share < until)
+        size = CANVAS if refine else next(size for until, size in PHASES if share < until)
         rate = min(1.0, (step + 1) / 80) * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
         for stepper, full in zip(steppers, base, strict=True):
-            stepper.param_groups[0]["lr"] = full * rate
+            stepper.param_groups[0]["lr"] = full * rate * (REFINING_RATE if refine else 1)
         loss, parts = model.loss(collate(rng, batch, size, device))
         model.zero_grad(set_to_none=True)
         loss.sum().backward()
@@ -234,7 +248,7 @@ def train(
         )
         if elapsed - last_save > SAVE_EVERY:
             last_save = elapsed
-            export(average, target, {"seed": seed, "steps": step, "minutes": elapsed / 60})
+            export(average, target, _notes(before, seed, step, elapsed))
             if state is not None:
                 torch.save(
                     {
@@ -247,8 +261,16 @@ def train(
                     state,
                 )
     bar.close()
-    export(average, target, {"seed": seed, "steps": step, "minutes": minutes})
+    export(average, target, _notes(before, seed, step, budget))
     return average
+
+
+def _notes(before: dict[str, Any], seed: int, step: int, seconds: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "steps": step + int(before.get("steps", 0)),
+        "minutes": seconds / 60 + float(before.get("minutes", 0)),
+    }
 
 
 @torch.no_grad()

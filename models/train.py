@@ -27,6 +27,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=8000, help="scenes to render, or to evaluate")
     parser.add_argument("--out", type=Path, default=HERE, help="where the models go")
     parser.add_argument("--state", type=Path, help="file to resume an interrupted training from")
+    parser.add_argument(
+        "--refine", action="store_true", help="train the finished detector further, at full size"
+    )
     return parser.parse_args()
 
 
@@ -57,6 +60,7 @@ def main() -> None:
             options.seed,
             options.device,
             options.state,
+            options.refine,
         )
     else:
         from models import contrastive
