@@ -9,6 +9,7 @@ from benchmarks.contention.peers import PEERS
 from danzar_gpu.simulate import Outcome, Trace
 
 COUNTS = ("oom_count", "llm_starved_count", "thrash")
+CONTROLS = ("oracle", "static", "cpu")
 DESIGNED_FOR = {
     "guide": "one process on a machine of its own; sees its own memory only, chooses once",
     "ollama": "LLM runners behind one server; evicts idle runners for new ones",
@@ -211,30 +212,39 @@ def picture(outcomes: list[Outcome], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(9, 5.5))
-    placed: dict[tuple[int, int], int] = {}
+    points: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
     for policy in _policies(outcomes):
         own = _of(outcomes, policy)
         share, harmed = 100 * _mean(own, "gpu_fraction"), 100 * _harmed(own)
-        ours = policy in ("danzar", "oracle")
-        colour = "#1f6fb2" if policy == "danzar" else "#444444" if ours else "#d1495b"
-        marker = "*" if policy == "danzar" else "D" if ours else "o"
-        axis.scatter(
-            [share], [harmed], color=colour, marker=marker, s=160 if ours else 45, zorder=3
+        points.setdefault((round(share / 15), round(harmed / 3)), []).append(
+            (share, harmed, policy)
         )
-        near = (round(share / 6), round(harmed / 3))
-        placed[near] = placed.get(near, 0) + 1
+        colour = "#1f6fb2" if policy == "danzar" else "#666666" if policy in CONTROLS else "#d1495b"
+        axis.scatter(
+            [share],
+            [harmed],
+            color=colour,
+            marker="*" if policy == "danzar" else "o",
+            s=220 if policy == "danzar" else 40,
+            zorder=4 if policy == "danzar" else 3,
+        )
+    for near in points.values():  # one label for those that lie together
+        share, harmed, _ = near[0]
+        names = "\n".join(policy for _, _, policy in near)
         axis.annotate(
-            policy,
+            names,
             (share, harmed),
-            xytext=(7, -4 + 11 * (placed[near] - 1)),
+            xytext=(-9 if share > 50 else 9, 0),
             textcoords="offset points",
+            ha="right" if share > 50 else "left",
+            va="center",
             fontsize=8,
         )
     axis.set_xlabel("share of model-seconds on cards, % (more is better)")
     axis.set_ylabel("runs with an OOM of ours or a starved LLM, % (fewer is better)")
     axis.set_title("All traces and seeds")
     axis.grid(alpha=0.3)
-    axis.set_ylim(bottom=-3)
+    axis.set_ylim(bottom=-4)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
