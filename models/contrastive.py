@@ -183,7 +183,9 @@ def save(model: Any, folder: Path, seen: torch.Tensor) -> None:
         k: v.half().contiguous() if v.is_floating_point() and "running" not in k else v.contiguous()
         for k, v in tensors.items()
     }
-    save_file(tensors, folder / "open_clip_model.safetensors", {"format": "pt"})
+    weights = folder / "open_clip_model.safetensors"
+    save_file(tensors, weights, {"format": "pt"})
+    weights.chmod(0o644)  # safetensors leaves it to the owner alone
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
 
 
