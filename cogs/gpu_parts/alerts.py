@@ -263,7 +263,7 @@ class AlertDesk:
         opened, over = alert.opened_at, alert.resolved_at
         title = TITLES[alert.kind]
         if over is not None:
-            title = f"✅ Over: {title[0].lower()}{title[1:]}"
+            title = f"✅ Over: {within(title)}"
             colour = CALM
         else:
             title = f"🚨 {title}" if alert.kind in GRAVE else f"⚠️ {title}"
@@ -310,7 +310,12 @@ def now() -> float:
 
 def level_words(level: Level) -> str:
     """What a level tells about."""
-    return ", ".join(TITLES[kind].lower() for kind in TITLES if kind in LEVELS[level])
+    return ", ".join(within(TITLES[kind]) for kind in TITLES if kind in LEVELS[level])
+
+
+def within(title: str) -> str:
+    """A title as part of a sentence: ``a GPU is too hot``, but ``GPU memory is nearly full``."""
+    return title if title[1].isupper() else title[0].lower() + title[1:]
 
 
 def duration(text: str) -> float:

@@ -45,7 +45,7 @@ class Outcome:
         )
         embed.add_field(name="Before", value=fitted(self.before), inline=False)
         embed.add_field(name="After", value=fitted(self.after), inline=False)
-        embed.set_footer(text=shortened(f"by {who} · `gpu reset` goes back", 200))
+        embed.set_footer(text=shortened(f"by {who} · gpu reset goes back", 200))
         return embed
 
 
@@ -258,11 +258,14 @@ class Control:
         """Each card and each model now."""
         manager = self._manager
         shares = manager.shares()
-        lines = [
-            f"{plain(shortened(d.label, 60))}: {d.free_gb:.2f}GB free, vision "
-            f"{gib(shares[i].ours):.2f}GB, {gib(shares[i].promised):.2f}GB promised to the LLM"
-            for i, d in manager.get_all_devices_memory_info().items()
-        ]
+        lines: list[str] = []
+        for i, device in manager.get_all_devices_memory_info().items():
+            line = f"{plain(shortened(device.label, 60))}: {device.free_gb:.2f}GB free"
+            if shares[i].promised:
+                line += f", {gib(shares[i].promised):.2f}GB of it promised to the LLM"
+            if shares[i].ours:
+                line += f", {gib(shares[i].ours):.2f}GB held by vision"
+            lines.append(line)
         lines += [f"{plain(name)}: {where}" for name, where in self._places()]
         return lines or ["no GPU, no models"]
 

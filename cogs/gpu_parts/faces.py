@@ -62,7 +62,7 @@ def panel_embed(host: Host, paused_by: str | None = None) -> discord.Embed:
     if models := model_lines(host):
         embed.add_field(name="Models", value=fitted(models, 700), inline=False)
     if (moved := last_move(manager.events)) is not None:
-        words = f"<t:{moved.at:.0f}:R> {sentence(shortened(moved.text, 400))}"
+        words = f"<t:{int(moved.at)}:R> {sentence(shortened(moved.text, 400))}"
         embed.add_field(name="Last move", value=words, inline=False)
     worth_saying = [line for line in advice if line != ALL_WELL]
     if worth_saying:

@@ -128,9 +128,9 @@ async def test_offload_tells_figures_before_and_after(w: World, probe: ScriptedP
     assert answer.embeds[0].title == "⬇️ yolo to the CPU"
     assert "is on **cpu**: owner sent it there" in str(answer.embeds[0].description)
     found = fields(answer)
-    assert "Device 1 (RTX 4070 Super): 9.15GB free, vision 0.75GB" in found["Before"]
+    assert "Device 1 (RTX 4070 Super): 9.15GB free, 0.75GB held by vision" in found["Before"]
     assert "yolo: cuda:1, 0.75GB" in found["Before"]
-    assert "Device 1 (RTX 4070 Super): 9.90GB free, vision 0.00GB" in found["After"]
+    assert "Device 1 (RTX 4070 Super): 9.90GB free\n" in found["After"]
     assert "yolo: cpu, 0.75GB" in found["After"]
     assert [(c.key, c.who) for c in manager.choices.made] == [("offload:yolo", "owner")]
     assert any(e.text == "owner sent yolo to the CPU" for e in manager.events)
@@ -177,8 +177,8 @@ async def test_reserve_changes_what_is_kept_and_says_so(w: World) -> None:
     await w.owner.click(last(w), label="Reserve")
     answer = last(w)
     assert "**8.0GB** before, **6.5GB** now" in str(answer.embeds[0].description)
-    assert "1.80GB promised to the LLM" in fields(answer)["Before"]
-    assert "0.30GB promised to the LLM" in fields(answer)["After"]
+    assert "1.80GB of it promised to the LLM" in fields(answer)["Before"]
+    assert "0.30GB of it promised to the LLM" in fields(answer)["After"]
     assert manager.config.main_llm_memory_reservation_gb == 6.5
     await w.owner.send(w.channel, "!gpu models")
     assert "reservation 6.5GB chosen by owner" in str(last(w).embeds[0].footer.text)
