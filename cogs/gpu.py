@@ -142,13 +142,13 @@ class GpuCommands(commands.Cog, name="GPU memory"):
 
         Examples: `{prefix}gpu fit 2.5` · `{prefix}gpu fit clip`
         """
-        title, need = self.control.size_or_model(what)
+        wanted = self.control.size_or_model(what)
         reading = await self.read(ctx)
-        answer = self.manager.fit(need)
+        answer = self.manager.fit(wanted.need, wanted.name, wanted.holder)
         if answer is None:
             await ctx.send(reading.note or "⚠️ The cards were not read yet. Try again in a moment.")
             return
-        await ctx.send(embed=fit_embed(self.host, title, need, answer))
+        await ctx.send(embed=fit_embed(self.host, wanted.title, wanted.need, answer))
 
     @gpu.command(name="history", brief="Memory over time, as a picture")
     @app_commands.describe(span="15m, 1h, 24h or 7d", card="only this card: cuda:1")

@@ -95,7 +95,7 @@ class AlertDesk:
         self._chats = chats
         self._book = AlertBook()
         self.listeners: dict[int, Listener] = {}
-        self._seen_event: object = None
+        self._seen_at = 0.0
         self._worker_fell: tuple[float, str] | None = None
 
     def start(self) -> None:
@@ -108,7 +108,7 @@ class AlertDesk:
         found = {k: t.alert for one in self.listeners.values() for k, t in one.told.items()}
         self._book.restore(found.values(), now())
         events = self._host.manager.events
-        self._seen_event = events[-1] if events else None
+        self._seen_at = events[-1].at if events else 0.0
         self.watcher.start()
 
     def stop(self) -> None:
@@ -215,12 +215,11 @@ class AlertDesk:
         vision = self._host.vision
         if vision is not None and vision.state == "failed":
             return vision.state_reason or "it failed"
-        events = list(self._host.manager.events)
-        known = next((i for i, e in enumerate(events) if e is self._seen_event), -1)
-        for event in events[known + 1 :]:
-            if event.kind == "holder-gone":
-                self._worker_fell = (at, event.text)
-        self._seen_event = events[-1] if events else None
+        for event in self._host.manager.events:
+            if event.at > self._seen_at:
+                self._seen_at = event.at
+                if event.kind == "holder-gone":
+                    self._worker_fell = (at, event.text)
         if self._worker_fell is None or at - self._worker_fell[0] > WORKER_SHOWN_SECONDS:
             return None
         return f"it is started again: {self._worker_fell[1]}"

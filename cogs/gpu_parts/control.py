@@ -49,6 +49,17 @@ class Outcome:
         return embed
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Something that might be put on a card."""
+
+    title: str
+    need: Footprint
+    name: str = "the model"
+    holder: str = ""
+    """The process that would hold it: its CUDA context is there already."""
+
+
 Action = Callable[[], Awaitable[Outcome]]
 
 
@@ -90,21 +101,21 @@ class Control:
             )
         return f"cuda:{int(bare)}"
 
-    def size_or_model(self, text: str) -> tuple[str, Footprint]:
-        """What to call it, and what it needs: ``2.5``, ``2.5GB`` or a model's name."""
+    def size_or_model(self, text: str) -> Wanted:
+        """``2.5``, ``2.5GB`` or the name of a model. Raises ``BadArgument``."""
         if (size := _gigabytes(text)) is not None:
-            return "A model", Footprint.of_gb(size)
+            return Wanted("A model", Footprint.of_gb(size))
         name = self.model_named(text)
         lease = next((x for x in self._manager.leases if x.name == name), None)
         if lease is not None:
-            return f"Another {plain(name)}", lease.need
+            return Wanted(f"Another {plain(name)}", lease.need, name, lease.holder)
         service = self._host.vision.services.get(name) if self._host.vision is not None else None
         size_bytes = (service.measured_bytes or service.predicted_bytes) if service else 0
         if not size_bytes:
             raise commands.BadArgument(
                 f"It is not known yet what {name} needs. Give a size in GB instead."
             )
-        return plain(name), Footprint(weights_bytes=size_bytes)
+        return Wanted(plain(name), Footprint(weights_bytes=size_bytes), name)
 
     @staticmethod
     def reservation(text: str) -> float | str:

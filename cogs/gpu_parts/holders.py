@@ -222,7 +222,7 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
         embed.add_field(name=name, value=words, inline=False)
     if not answer.cards:
         embed.add_field(name="No GPU device was found", value="It would run on the CPU.")
-    embed.set_footer(text="a model that was never measured needs half as much again")
+    embed.set_footer(text="a model that was never measured on a card counts half as much again")
     return embed
 
 

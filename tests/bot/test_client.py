@@ -15,7 +15,7 @@ from bot import logs
 from bot.client import DanzarBot, run_on_discord
 from bot.context import open_context
 from bot.exits import Exit
-from bot.settings import Settings, VisionSettings
+from bot.settings import DataSettings, Settings, VisionSettings
 from danzar_gpu import GPUMemoryManager
 from tests.bot.doubles import scripted_context
 from tests.gpu_memory.rig import ScriptedProbe, guide_rig, settle
@@ -155,3 +155,28 @@ async def test_vision_waits_for_its_command_where_it_does_not_start_by_itself(
     async with open_context(settings, ScriptedProbe(*guide_rig())):
         await asyncio.sleep(0)
     assert starts == []
+
+
+async def test_what_was_chosen_and_where_panels_are_outlives_the_process(tmp_path: Path) -> None:
+    settings = Settings(
+        vision=VisionSettings(autostart=False), data=DataSettings(folder=str(tmp_path / "kept"))
+    )
+    async with open_context(settings, ScriptedProbe(*guide_rig())) as first:
+        first.gpu_memory_manager.choices.reserve(5.5, "Ada")
+        await first.chats.put("panels", "1", {"message": 2})
+    async with open_context(settings, ScriptedProbe(*guide_rig())) as second:
+        manager = second.gpu_memory_manager
+        assert manager.config.main_llm_memory_reservation_gb == 5.5
+        assert [(c.value, c.who) for c in manager.choices.made] == [("5.5", "Ada")]
+        assert second.chats.section("panels") == {"1": {"message": 2}}
+
+
+async def test_a_simulated_rig_and_the_chat_page_leave_nothing_behind(tmp_path: Path) -> None:
+    probe = ScriptedProbe(*guide_rig())
+    probe.source = "simulated"
+    settings = Settings(vision=VisionSettings(autostart=False))
+    async with open_context(settings, probe, demo=True) as context:
+        context.gpu_memory_manager.choices.reserve(5.5, "Ada")
+        await context.chats.put("panels", "1", {"message": 2})
+    left = await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+    assert left == []
