@@ -213,7 +213,12 @@ class Admission:
 
     def _is_behind(self, request: Request) -> bool:
         # What is vacated for a ticket is counted as its own: it needs no further precedence.
-        return any(t.claim is None and t.request.priority >= request.priority for t in self._queue)
+        return any(
+            t.claim is None
+            and t.request.priority >= request.priority
+            and not self._is_too_large(t.request)
+            for t in self._queue
+        )
 
     def _enqueue(self, ticket: Ticket, now: float) -> None:
         self._arrivals += 1
@@ -227,12 +232,28 @@ class Admission:
             self._queue.remove(ticket)
 
     def _serve(self, now: float) -> None:
-        """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves."""
-        while self._queue:
-            placement = self._admit(self._queue[0], now)
-            if placement.uuid is None:
+        """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
+
+        Except whoever would fit nowhere even on empty cards: that one waits without blocking.
+        """
+        for ticket in tuple(self._queue):
+            if not ticket.open:
+                continue
+            placement = self._admit(ticket, now)
+            if placement.uuid is not None:
+                self._leave_queue(ticket)
+                self._grant(ticket, placement, now)
+            elif not self._is_too_large(ticket.request):
                 return
-            self._grant(self._queue.pop(0), placement, now)
+
+    def _is_too_large(self, request: Request) -> bool:
+        """Whether no card is large enough for it, or vision's limit too small on each."""
+        devices = self.snapshot.devices if self.snapshot is not None else ()
+        return all(
+            self.ledger.expected(request, d.uuid).total_bytes
+            > self.config.vision_limit_bytes(d.total_bytes)
+            for d in devices
+        )
 
     def _grant(self, ticket: Ticket, placement: Placement, now: float) -> None:
         request = ticket.request

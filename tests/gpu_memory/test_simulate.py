@@ -1,0 +1,250 @@
+"""The simulator: its format, its physics, its score, and the goals on every shipped trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bot.__main__ import main
+from danzar_gpu.simulate import (
+    POLICIES,
+    Job,
+    PolicyBase,
+    Trace,
+    TraceError,
+    UnknownPolicy,
+    load,
+    parse,
+    play,
+    policy_named,
+)
+from danzar_gpu.simulate.jitter import vary
+
+TRACES = sorted((Path(__file__).parents[2] / "benchmarks/contention/traces").glob("*.yaml"))
+DOCUMENT = Path(__file__).parents[2] / "docs" / "simulate.md"
+
+CARDS = "rig: [{name: A, total_gb: 12}, {name: B, total_gb: 12}]\n"
+
+
+def trace(text: str) -> Trace:
+    return parse(CARDS + text)
+
+
+class Fixed(PolicyBase):
+    """Everything goes to one card."""
+
+    name = "fixed"
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+
+    def asked(self, job: Job) -> None:
+        self.desk.place(job, self.index)
+
+
+def test_the_documents_example_is_a_trace() -> None:
+    block = DOCUMENT.read_text(encoding="utf-8").split("```yml\n")[1].split("```")[0]
+    found = parse(block)
+    assert found.end == 900
+    assert found.foreign[1].device == 1
+    assert found.models[1].until == 600
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("bla: 1", 2, "bla: there is no such key"),
+        ("models: [{at: 1, name: a}]", 2, "models[0].need_gb: is missing"),
+        ("models:\n  - {name: a, need_gb: -1}", 3, "models[0].need_gb"),
+        ("models: [{name: a, need_gb: 1, at: soon}]", 2, "models[0].at"),
+        ("foreign:\n - {device: 7, gb: 1}", 3, "foreign[0].device: there is no card 7"),
+        ("foreign: [{device: 0, gb: 1, at: 5, until: 2}]", 2, "until (2) is before at (5)"),
+        ("gpu_memory:\n  vision_devise: cuda:1", 3, "gpu_memory.vision_devise"),
+        ("sensor: [{kind: drunk}]", 2, "sensor[0].kind"),
+        ("models: [", 2, "is not YAML"),
+        ("models: []\nmodels: []", 3, "is there twice"),
+    ],
+)
+def test_a_malformed_trace_is_refused_by_line_and_key(text: str, line: int, words: str) -> None:
+    with pytest.raises(TraceError) as refused:
+        parse(CARDS + text, "odd.yaml")
+    assert f"odd.yaml:{line}: " in str(refused.value)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "rig: []", "rig: &a [*a]", "\x00", "rig: {? [1]: 2}"])
+def test_junk_is_refused_without_a_traceback(text: str) -> None:
+    with pytest.raises(TraceError):
+        parse(text)
+
+
+def test_sensible_spellings_are_the_same_trace() -> None:
+    one = parse(
+        "rig: {cards: [{total_gb: 8, release_lag_seconds: 1}]}\nseconds: 2m\n"
+        "foreign: [{device: cuda:0, name: x, gb: 1, at: 30s}]\nsensor: [{fault: zero, device: 0}]"
+    )
+    two = parse(
+        "rig: [{total_gb: 8, release_lag: 1}]\nduration: 120\n"
+        "foreign: [{device: 0, process: x, gb: 1, at: 30}]\nsensor: [{kind: zero, device: '0'}]"
+    )
+    assert one == two
+
+
+def test_seed_0_is_the_trace_as_written_and_others_keep_its_order() -> None:
+    written = load(TRACES[0])
+    assert vary(written, 0) is written
+    other = vary(written, 3)
+    assert other != written
+    assert vary(written, 3) == other
+    order = [m.at for m in written.models]
+    assert [m.at for m in other.models] == sorted(m.at for m in other.models) or order != sorted(
+        order
+    )
+    for before, after in zip(written.foreign, other.foreign, strict=True):
+        assert not before.llm or after.gb <= before.gb
+
+
+def test_a_model_that_has_no_room_runs_out_of_memory_and_goes_on_on_the_cpu() -> None:
+    found = trace(
+        "duration: 100\nmodels: [{name: a, need_gb: 1.5, load_seconds: 0}]\n"
+        "foreign: [{device: 1, gb: 11}]"
+    )
+    score = play(found, Fixed(1))
+    assert (score.oom_count, score.gpu_fraction) == (1, 0)
+    assert score.needless_cpu_seconds == 100  # the other card had room
+
+
+def test_a_context_is_taken_once_for_a_process_and_a_card() -> None:
+    models = "models: [{name: a, need_gb: 5.5}, {name: b, need_gb: 5.5%s}]"
+    assert play(trace(models % ""), Fixed(1)).oom_count == 0  # 11 and one context of 0.45
+    assert play(trace(models % ", holder: other"), Fixed(1)).oom_count == 0
+    tight = "models: [{name: a, need_gb: 5.6}, {name: b, need_gb: 5.6%s}]"
+    assert play(trace(tight % ""), Fixed(1)).oom_count == 0
+    assert play(trace(tight % ", holder: other"), Fixed(1)).oom_count == 1
+
+
+def test_the_llm_starves_while_our_model_is_in_its_way() -> None:
+    found = trace(
+        "duration: 200\ngpu_memory: {main_llm_memory_reservation_gb: 10}\n"
+        "models: [{name: a, need_gb: 3, until: 100}]\n"
+        "foreign: [{device: 0, process: ollama, gb: 9.5, at: 50, llm: true}]"
+    )
+    score = play(found, Fixed(0))
+    assert score.llm_starved_count == 1
+    assert 50 <= score.llm_starved_seconds <= 51  # until the driver shows it as free
+    assert score.squeezed_seconds == 50
+    assert play(found, Fixed(1)).llm_starved_count == 0
+
+
+def test_beyond_its_reservation_the_llm_waits_without_being_starved() -> None:
+    found = trace(
+        "duration: 200\ngpu_memory: {main_llm_memory_reservation_gb: 8}\n"
+        "models: [{name: a, need_gb: 3}]\n"
+        "foreign: [{device: 0, process: ollama, gb: 9.5, at: 50, llm: true}]"
+    )
+    score = play(found, Fixed(0))
+    assert score.llm_starved_count == 0
+    assert score.squeezed_seconds == 150
+
+
+def test_growth_runs_out_of_memory_where_there_is_none() -> None:
+    text = "duration: 300\nmodels: [{name: a, need_gb: 1, growth: {gb: %s, seconds: 100}}]\n"
+    tight = "foreign: [{device: 1, gb: 9.5}]"
+    assert play(trace(text % 0.5 + tight), Fixed(1)).oom_count == 0
+    score = play(trace(text % 2 + tight), Fixed(1))
+    assert score.oom_count == 1
+    assert 0 < score.gpu_fraction < 0.4
+
+
+def test_a_lost_card_takes_its_models_with_it() -> None:
+    found = trace(
+        "duration: 100\nmodels: [{name: a, need_gb: 1, load_seconds: 0}]\n"
+        "sensor: [{kind: lost, device: 1, at: 50}]"
+    )
+    score = play(found, Fixed(1))
+    assert (score.gpu_fraction, score.oom_count, score.moves) == (0.5, 0, 1)
+
+
+def test_odd_but_valid_traces_are_played() -> None:
+    for text in (
+        "",
+        "models: [{name: a, need_gb: 0}]",
+        "models: [{name: a, need_gb: 1, at: 50, until: 50}]\nduration: 10",
+        "models: [{name: a, need_gb: 1, at: 500}]\nduration: 10",
+        "models: [{name: a, need_gb: 999}]\nforeign: [{device: 0, gb: 999, llm: true}]",
+        "sensor: [{kind: lost}, {kind: zero, at: 3, until: 4}, {kind: stale, at: 0}]\n"
+        "models: [{name: a, need_gb: 1}]",
+        "duration: 0\nmodels: [{name: a, need_gb: 1}]",
+        "gpu_memory: {fallback_to_cpu: false, enable_memory_monitoring: false}\n"
+        "models: [{name: a, need_gb: 99}, {name: a, need_gb: 1}]",
+    ):
+        for name, make in POLICIES.items():
+            score = play(trace(text), make(), 1)
+            assert 0 <= score.gpu_fraction <= 1, (text, name)
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_goals_hold_on_every_shipped_trace(path: Path, seed: int) -> None:
+    played = load(path)
+    oracle = play(played, POLICIES["oracle"](), seed)
+    ours = play(played, POLICIES["danzar"](), seed)
+    assert oracle.oom_count == oracle.thrash == 0
+    assert ours.oom_count == 0, ours.faults
+    assert ours.llm_starved_count <= oracle.llm_starved_count, ours.faults
+    assert ours.thrash == 0
+    assert ours.gpu_fraction >= 0.95 * oracle.gpu_fraction
+
+
+def test_a_run_is_the_same_each_time() -> None:
+    played = load(TRACES[-1])
+    first, second = (play(played, POLICIES["danzar"](), 2).values() for _ in range(2))
+    assert first == second
+
+
+def test_there_are_ten_kinds_of_trace_on_four_rigs() -> None:
+    rigs = {tuple(card.total_gb for card in load(path).rig) for path in TRACES}
+    assert len(TRACES) >= 10
+    assert {(12, 12), (24, 8), (8,), (24, 24, 24, 24)} <= rigs
+
+
+def test_policies_are_found_by_name_or_module() -> None:
+    assert policy_named("danzar")().name == "danzar"
+    assert policy_named("danzar_gpu.simulate.policies:CpuPolicy")().name == "cpu"
+    for name in ("nobody", "no.such:Thing", "json:Nothing", ":", "json:__doc__"):
+        with pytest.raises(UnknownPolicy):
+            policy_named(name)
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(TRACES[0])
+    words = ["simulate", path, "--policy", "danzar", "cpu", "--seeds", "2", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["policies"]) == ["danzar", "cpu"]
+    assert found["policies"]["danzar"]["oom_count"]["mean"] == 0
+    assert len(found["policies"]["cpu"]["runs"]) == 2
+
+
+def test_the_command_prints_a_table_and_draws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "run.png"
+    words = ["simulate", "--policy", "danzar", str(TRACES[0]), "--plot", str(picture)]
+    assert main(words) == 0
+    assert "danzar" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_refuses_with_a_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("rig: [{total_gb: 8}]\nmodells: []\n", encoding="utf-8")
+    assert main(["simulate", str(bad)]) == 2
+    assert f"{bad}:2: modells: there is no such key" in capsys.readouterr().err
+    assert main(["simulate", str(TRACES[0]), "--policy", "nobody"]) == 2
+    assert main(["simulate", str(tmp_path / "none.yaml")]) == 2
+    assert main(["simulate"]) == 2
