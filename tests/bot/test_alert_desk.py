@@ -59,7 +59,7 @@ async def test_an_alert_is_one_message_from_beginning_to_end(
     (over,) = alerts(w)
     assert over.id == opened.id
     assert str(over.embeds[0].title).startswith("✅ Over")
-    await w.env.advance_time(600)
+    await w.env.advance_time(150)
     assert len(alerts(w)) == 1
 
 
@@ -130,7 +130,8 @@ async def test_a_mute_holds_new_ones_back_until_it_is_over(w: World, probe: Scri
     await w.owner.send(w.channel, "!gpu alerts here")
     await w.owner.send(w.channel, "!gpu alerts mute 10m")
     await fill(w, probe, FULL)
-    await w.env.advance_time(590)
+    for _ in range(59):
+        await w.env.advance_time(10)
     assert alerts(w) == []
     await w.env.advance_time(20)
     assert len(alerts(w)) == 1
@@ -190,6 +191,23 @@ async def test_alerts_and_open_messages_outlive_a_restart(w: World, probe: Scrip
     (over,) = alerts(w)
     assert over.id == opened.id
     assert str(over.embeds[0].title).startswith("✅ Over")
+
+
+@in_world
+async def test_what_ended_while_the_bot_was_away_is_brought_to_its_end(
+    w: World, probe: ScriptedProbe
+) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    await fill(w, probe, FULL)
+    await w.env.advance_time(20)
+    (opened,) = alerts(w)
+    await fill(w, probe, 0.0)
+    w.bot = DanzarBot(w.bot.app_context)
+    await w.env.restart_bot(w.bot)
+    await w.env.advance_time(60)
+    (over,) = alerts(w)
+    assert over.id == opened.id
+    assert str(over.embeds[0].title) == "✅ Over: GPU memory is nearly full"
 
 
 @pytest.mark.parametrize(("status", "code"), [(500, 0), (403, 50013), (429, 0)])

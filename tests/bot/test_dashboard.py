@@ -44,6 +44,12 @@ async def open_panel(w: World) -> discord.Message:
     return panel
 
 
+async def minutes(w: World, count: int) -> None:
+    """Let time pass in small steps: each has its own limit of real time."""
+    for _ in range(count):
+        await w.env.advance_time(60)
+
+
 async def change(w: World, probe: ScriptedProbe, size: float) -> None:
     """Another program takes memory, and a reading sees it."""
     probe.cards[1].programs["game.exe"] = size
@@ -107,9 +113,9 @@ async def test_temperature_power_and_the_last_move_are_shown(w: World) -> None:
 @in_world
 async def test_it_is_posted_anew_before_it_is_an_hour_old(w: World) -> None:
     first = await open_panel(w)
-    await w.env.advance_time(50 * 60)
+    await minutes(w, 50)
     assert [m.id for m in panels(w)] == [first.id]
-    await w.env.advance_time(7 * 60)
+    await minutes(w, 7)
     (second,) = panels(w)
     assert second.id != first.id
     age = second.created_at - first.created_at
@@ -166,6 +172,15 @@ async def test_refused_edits_are_tried_again_more_slowly_and_said_once(
     assert w.bot.app_context.gpu_memory_manager.monitoring_enabled
     assert dashboard(w).editor.is_running()
     assert dashboard(w).sampler.is_running()
+
+
+@in_world
+async def test_tries_become_rarer(w: World, probe: ScriptedProbe) -> None:
+    await open_panel(w)
+    w.env.inject_error("PATCH", "/channels/*/messages/*", status=503, times=None)
+    await change(w, probe, 4.0)
+    await minutes(w, 10)
+    assert 5 <= edits(w) <= 7
 
 
 @in_world
@@ -253,6 +268,21 @@ async def test_it_is_found_again_after_a_restart(w: World, probe: ScriptedProbe)
     await change(w, probe, 5.0)
     await w.guest.click(panels(w)[0], custom_id="danzar:panel:refresh")
     assert "free 4.9 GB" in field(panels(w)[0], "Device 1 (RTX 4070 Super)")
+
+
+@in_world
+async def test_buttons_of_a_paused_panel_work_after_a_restart(
+    w: World, probe: ScriptedProbe
+) -> None:
+    panel = await open_panel(w)
+    await w.owner.click(panel, label="Pause")
+    w.bot = DanzarBot(w.bot.app_context)
+    await w.env.restart_bot(w.bot)
+    await change(w, probe, 4.0)
+    await w.env.advance_time(3 * TICK)
+    assert "free 9.9 GB" in field(panels(w)[0], "Device 1 (RTX 4070 Super)")
+    await w.owner.click(panels(w)[0], label="Go on")
+    assert "free 5.9 GB" in field(panels(w)[0], "Device 1 (RTX 4070 Super)")
 
 
 @in_world
