@@ -186,6 +186,16 @@ class YoloSettings(Section):
         title="Image size",
         description="Longer side in pixels after scaling; unset, what the model was trained at.",
     )
+    iou_threshold: float = Field(
+        default=0.45,
+        gt=0,
+        le=1,
+        title="Overlap",
+        description=(
+            "Of two boxes of a class that overlap by more than this (intersection over union) "
+            "the surer one is kept."
+        ),
+    )
     max_detections: int = Field(
         default=100, ge=1, le=1000, title="Detections", description="At most so many boxes a frame."
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from bot.settings import YoloSettings
 from bot.vision.scene import CLASSES, CONCEPTS, HELD_OUT_STYLES, Scene, render
 from models.environment import prepare
 
@@ -21,6 +22,8 @@ FIRST_SEED = 10_000_000
 GAMEPLAY = 4
 """The first concepts are play; the rest are menus and the like."""
 CONFIDENCE = 0.01
+IOU = YoloSettings().iou_threshold
+"""Suppression of overlapping boxes, as the bot does it."""
 Rows = npt.NDArray[np.float64]
 
 
@@ -109,7 +112,10 @@ def detect(path: Path, wanted: Iterable[Scene], imgsz: int | None = None) -> lis
     out: list[Found] = []
     for scene in wanted:
         picture = np.ascontiguousarray(scene.image[..., ::-1])
-        result = model.predict(picture, imgsz=size, conf=CONFIDENCE, verbose=False, device="cpu")[0]
+        results = model.predict(
+            picture, imgsz=size, conf=CONFIDENCE, iou=IOU, verbose=False, device="cpu"
+        )
+        result: Any = next(iter(results))
         boxes: Any = result.boxes
         truth = [(*o.box, CLASSES.index(o.label)) for o in scene.objects]
         out.append(

@@ -41,6 +41,7 @@ class YoloService(ModelService):
             sha256=pin.sha256 if pin else None,
             classes=wish.classes,
             confidence_threshold=wish.confidence_threshold,
+            iou_threshold=wish.iou_threshold,
             max_detections=wish.max_detections,
             batch_size=wish.batch_size,
             image_size=size,

@@ -23,6 +23,7 @@ def spec(path: Path, **changes: object) -> YoloSpec:
         "path": str(path),
         "classes": LABELS,
         "confidence_threshold": 0.2,
+        "iou_threshold": 0.45,
         "max_detections": 50,
         "batch_size": 4,
     }
@@ -37,7 +38,7 @@ def predicted(path: Path, images: list[np.ndarray], **options: Any) -> list[np.n
     from ultralytics import YOLO
 
     results: Any = YOLO(str(path)).predict(
-        images, imgsz=160, verbose=False, device="cpu", **options
+        images, imgsz=160, iou=0.45, verbose=False, device="cpu", **options
     )
     return [result.boxes.data.numpy() for result in results]
 

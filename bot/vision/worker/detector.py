@@ -24,8 +24,6 @@ from bot.vision.worker.environment import (
 from bot.vision.worker.models import ModelError, size_of
 from bot.vision.worker.protocol import YoloSpec
 
-IOU_THRESHOLD = 0.7
-"""ultralytics' own for prediction."""
 DEFAULT_IMAGE_SIZE = 640
 MAX_IMAGE_SIZE = 2048
 
@@ -114,7 +112,7 @@ class Detector:
             kept: Any = nms.non_max_suppression(
                 self._model(tensor),
                 self._spec.confidence_threshold,
-                IOU_THRESHOLD,
+                self._spec.iou_threshold,
                 classes=self._wanted,
                 max_det=self._spec.max_detections,
                 end2end=self._end_to_end,

@@ -58,6 +58,7 @@ class YoloSpec(Message):
     """The file is refused when it hashes to something else; ``None``: not pinned."""
     classes: tuple[str, ...]
     confidence_threshold: float
+    iou_threshold: float
     max_detections: int
     batch_size: int
     image_size: int | None = None
