@@ -13,7 +13,7 @@ import pytest
 from bot.settings import ClipSettings, Settings, VisionSettings
 from bot.vision.reports import Detection, FrameReport, Insight
 from tests.bot.doubles import ScriptedVision, frame_report
-from tests.bot.test_slash_commands import World, last, world
+from tests.bot.world import World, last, world
 from tests.gpu_memory.rig import settle
 
 EVIL = "@everyone <@&123456789012345678> **x** `y` [z](http://evil.test)"
