@@ -255,17 +255,14 @@ class VisionCommands(commands.Cog, name="Vision"):
     @app_commands.describe(what="A phrase such as low health, or a class such as boss")
     @app_commands.autocomplete(what=autocomplete.watchable)
     @commands.cooldown(3, 10, commands.BucketType.user)
-    async def watch(self, ctx: commands.Context[DanzarBot], *, what: str = "") -> None:
-        """Tells this channel when a phrase or a class appears; alone it lists what is watched.
+    async def watch(self, ctx: commands.Context[DanzarBot], *, what: str) -> None:
+        """Tells this channel when a phrase or a class appears.
 
         It must be there for two seconds; one message tells of it and is edited as it goes on.
 
         Example: `{prefix}vision watch "low health"`
         """
         what = " ".join(what.split()).strip("\"'“”")
-        if not what and ctx.interaction is None:
-            await self._list_watches(ctx)
-            return
         await require_control(ctx)
         # A slash command is called `watch add`; who types may write that, too.
         what = what.removeprefix("add ").strip("\"'“”")[:MAX_CHARACTERS]
@@ -311,9 +308,6 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision watch list`
         """
-        await self._list_watches(ctx)
-
-    async def _list_watches(self, ctx: commands.Context[DanzarBot]) -> None:
         watches = self._watches_of(ctx)
         prefix = ctx.clean_prefix
         embed = discord.Embed(

@@ -290,6 +290,8 @@ async def test_a_refused_alert_is_logged_and_the_next_news_told(
 async def test_watches_are_listed_removed_and_kept_apart_by_server() -> None:
     async with world() as w:
         await w.guest.send(w.channel, "!vision watch")
+        assert "`what` is missing" in last(w).content
+        await w.guest.send(w.channel, "!vision watch list")
         assert "Nothing yet" in text_of(last(w))
         await w.owner.send(w.channel, "!vision watch add low health")
         assert "**low health** (phrase)" in last(w).content
@@ -386,7 +388,7 @@ async def test_names_smuggle_no_mentions() -> None:
             "concepts",
             f"ask {EVIL}",
             f"watch {EVIL}",
-            "watch",
+            "watch list",
         ):
             await w.env.advance_time(11)
             await w.owner.send(w.channel, f"!vision {typed}")
