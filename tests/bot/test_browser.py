@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def page(browser: Browser, demo: Running, request: pytest.FixtureRequest) -> Ite
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(address)
-    conversation(page).get_by_text("Danzar is here").wait_for()
+    conversation(page).locator("article").first.wait_for()
     yield page
     if folder := os.environ.get("DANZAR_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -84,14 +85,15 @@ def until_ready(page: Page) -> None:
 
 def ask(page: Page, text: str) -> Locator:
     """Type into the page and send; the message that comes after it: the answer."""
-    until_ready(page)
-    messages = conversation(page).locator("[data-message-id]")
-    before = messages.count()
-    box = page.locator("#channel-composer-input")
-    box.fill(text)
-    box.press("Enter")
-    expect(messages).to_have_count(before + 2, timeout=ANSWER_MS)
-    return messages.last
+    before = last_id(page)
+    type_in(page, text)
+    for _ in range(ANSWER_MS // 100):
+        ids: list[str] = messages_of(page).evaluate_all("all => all.map(x => x.dataset.messageId)")
+        new = [number for number in ids if int(number) > before]
+        if len(new) >= 2:
+            return page.locator(f"article[data-message-id='{new[-1]}']")
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{text!r} was not answered")
 
 
 def test_gpu_status_is_answered(page: Page) -> None:
@@ -181,3 +183,133 @@ def test_ending_the_session_in_the_page_ends_the_demo(browser: Browser, tmp_path
         assert demo.process.wait(timeout=60) == Exit.OK
         assert "Traceback" not in demo.output
         page.close()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command as it is typed, and what its answer says."""
+
+    name: str
+    value: str
+    says: str
+    slash: str = ""
+    """Its name as a slash command, where that differs."""
+    confirm: str = ""
+    """The button that has to be pressed."""
+    then: str = ""
+
+
+COMMANDS = (
+    Asked("gpu status", "", "GPU Memory Status"),
+    Asked("gpu vision", "", "Best Vision Device"),
+    Asked("gpu processes", "", r"(?s)Who holds GPU memory.*Device 0"),
+    Asked("gpu models", "", r"(?s)Models.*yolo.*clip.*Main LLM"),
+    Asked("gpu fit", "2.5", "Would it fit"),
+    Asked("gpu history", "", "the last hour"),
+    Asked("gpu dashboard start", "", "live panel"),
+    Asked("gpu dashboard stop", "", "panel has ended"),
+    Asked("gpu monitor", "", "monitoring is"),
+    Asked("gpu log", "", "is in the log"),
+    Asked("gpu offload", "clip", "clip", confirm="Offload", then="clip"),
+    Asked("gpu restore", "clip", "clip"),
+    Asked("gpu trim", "", "(?i)trim|gave|give"),
+    Asked("gpu reserve", "6", "6", confirm="Reserve", then="6"),
+    Asked("gpu prefer", "cuda:1", "cuda:1"),
+    Asked("gpu reset", "", "Reset", confirm="Reset", then="(?i)config"),
+    Asked("gpu alerts status", "", "(?i)alert"),
+    Asked("gpu alerts here", "", "Alerts come here"),
+    Asked("gpu alerts level", "important", "From now on"),
+    Asked("gpu alerts mute", "2h", "No new alerts until"),
+    Asked("gpu alerts off", "", "No more alerts here"),
+    Asked("vision status", "", r"(?s)Vision.*Frames"),
+    Asked("vision look", "", "What I see"),
+    Asked("vision timeline", "", "Lately"),
+    Asked("vision classes", "", r"(?s)What YOLO looks for.*minimap"),
+    Asked("vision ask", "is the boss near death?", r"(?s)\d+% “the boss is near death”.*guess"),
+    Asked("vision concepts", "", r"(?s)What CLIP chooses from.*low health", "vision concepts show"),
+    Asked("vision concepts set", "a boss; a shop", "2 phrases now: a boss; a shop"),
+    Asked("vision concepts profile", "default", "13 phrases now"),
+    Asked("vision concepts reset", "", "configuration's 13 phrases again"),
+    Asked("vision watch", "low health", "(?s)low health.*(2 s|already)", "vision watch add"),
+    Asked("vision watch list", "", "(?s)What I watch for here.*low health"),
+    Asked("vision watch remove", "", "no more"),
+    Asked("vision stop", "", "memory is free"),
+    Asked("vision start", "", "(?i)starting|runs"),
+    Asked("about", "", "AGPL-3.0-or-later"),
+)
+
+
+@pytest.mark.parametrize("way", ["prefix", "slash"])
+def test_every_command_is_answered(page: Page, way: str) -> None:
+    look_until_seen(page)
+    wrong: list[str] = []
+    number = 0
+    for asked in COMMANDS:
+        value = asked.value
+        if asked.name == "vision watch remove":
+            value = str(number)
+        before = last_id(page)
+        if way == "prefix":
+            type_in(page, f"!{asked.name} {value}".rstrip())
+        else:
+            choose(page, asked.slash or asked.name, value)
+        try:
+            answer = wait_for_words(page, before, asked.says)
+            if asked.confirm:
+                until_ready(page)
+                messages_of(page).last.get_by_role("button", name=asked.confirm).first.click()
+                answer = wait_for_words(page, before, asked.then)
+        except AssertionError as error:
+            wrong.append(f"{asked.name}: {error}")
+            continue
+        if found := re.search(r"watch remove (\d+)|number (\d+)", answer):
+            number = int(found[1] or found[2])
+    assert wrong == []
+
+
+def messages_of(page: Page) -> Locator:
+    return conversation(page).locator("article[data-message-id]")
+
+
+def last_id(page: Page) -> int:
+    return int(messages_of(page).last.get_attribute("data-message-id") or 0)
+
+
+def type_in(page: Page, text: str) -> None:
+    until_ready(page)
+    box = page.locator("#channel-composer-input")
+    box.fill(text)
+    box.press("Enter")
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    """A slash command: its name, the option that it asks for, and the button that sends it."""
+    until_ready(page)
+    box = page.locator("#channel-composer-input")
+    box.click()
+    box.press_sequentially(f"/{name}")
+    page.locator(".command-popup").get_by_text(re.compile(rf"/?{name}$")).first.wait_for()
+    page.keyboard.press("Enter")
+    if value:
+        page.keyboard.type(value)
+        page.wait_for_timeout(300)  # its suggestions
+    page.locator(".send-message:visible").click()
+
+
+def wait_for_words(page: Page, before: int, pattern: str) -> str:
+    """What is said after ``before``, once it holds the words; an edit counts, too."""
+    said = ""
+    for _ in range(ANSWER_MS // 100):
+        told: list[list[str]] = messages_of(page).evaluate_all(
+            "all => all.slice(-4).map(one => [one.dataset.messageId, one.innerText])"
+        )
+        # The question itself is no answer to it.
+        said = "\n".join(
+            text
+            for number, text in told
+            if int(number) > before and not re.match(r"You\b(?!\s+used)", text)
+        )
+        if re.search(pattern, said):
+            return said
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{pattern!r} never came: {said[:400]}")

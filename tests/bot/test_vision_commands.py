@@ -9,10 +9,13 @@ from dataclasses import replace
 
 import discord
 import pytest
+from discord.ext import commands
 
+from bot.client import DanzarBot
 from bot.settings import ClipSettings, Settings, VisionSettings
 from bot.vision.reports import Detection, FrameReport, Insight
-from tests.bot.doubles import ScriptedVision, frame_report
+from tests.bot.doubles import ScriptedVision, frame_report, scripted_context
+from tests.bot.test_browser import COMMANDS
 from tests.bot.world import World, last, world
 from tests.gpu_memory.rig import settle
 
@@ -457,3 +460,16 @@ async def test_every_command_has_an_example_in_its_help() -> None:
         ):
             assert f"`{name}" in listed
         assert within_limits(last(w).embeds[0])
+
+
+async def test_the_browsers_table_holds_every_command() -> None:
+    async with scripted_context() as context, DanzarBot(context) as bot:
+        await bot.setup_hook()
+        there_are = {
+            command.qualified_name
+            for command in bot.walk_commands()
+            if not isinstance(command, commands.Group) and command.qualified_name != "help"
+        }
+        await bot.close()
+    groups_that_answer = {"vision concepts", "vision watch"}
+    assert {asked.name for asked in COMMANDS} == (there_are - {"sync"}) | groups_that_answer
