@@ -40,7 +40,7 @@ def test_a_typed_line_is_answered_at_the_terminal(blind_config: Path) -> None:
         demo.wait_for("simulated")
         demo.type("!gpu status")
         demo.wait_for(
-            r"🎯 GPU Memory Status \(simulated\):\nDevice 0 \(RTX 4070\):\n  📊 Allocated"
+            r"🎯 GPU Memory Status \(simulated\):\n(?:.*\n){4}Device 0 \(RTX 4070\):\n  📊 Allocated"
         )
         demo.type("!gpu vision")
         demo.wait_for(r"Device: cuda:\d\nReason: Device \d")
