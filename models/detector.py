@@ -127,9 +127,9 @@ def collate(
 
 def build(device: str = "cpu") -> DetectionModel:
     """An untrained network for ``CLASSES``."""
-    layout = yaml_model_load("yolov8n.yaml")
+    layout: Any = yaml_model_load("yolov8n.yaml")
     layout["scales"] = {"n": [DEPTH, WIDTH, 1024]}
-    model = DetectionModel(layout, nc=len(CLASSES), verbose=False)
+    model: Any = DetectionModel(layout, nc=len(CLASSES), verbose=False)
     model.args = get_cfg(overrides={"imgsz": IMGSZ})
     model.names = dict(enumerate(CLASSES))
     return model.to(device).to(memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def build(device: str = "cpu") -> DetectionModel:
 
 def export(model: DetectionModel, path: Path, notes: dict[str, Any]) -> None:
     """Write an ultralytics checkpoint: half precision, no optimizer, metadata in train_args."""
-    final = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).half().eval()
+    final: Any = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).half().eval()
     arguments = {"task": "detect", "imgsz": IMGSZ, "single_cls": False, "data": "rendered scenes"}
     final.args = arguments
     final.criterion = None
@@ -166,11 +166,9 @@ def export(model: DetectionModel, path: Path, notes: dict[str, Any]) -> None:
 def optimizers(model: DetectionModel) -> list[torch.optim.Optimizer]:
     """Muon for the hidden convolutions, AdamW for everything else."""
     hidden, rest = [], []
+    head: Any = model.model[-1]
     outputs = {
-        id(p)
-        for branch in (model.model[-1].cv2, model.model[-1].cv3)
-        for level in branch
-        for p in level[-1].parameters()
+        id(p) for branch in (head.cv2, head.cv3) for level in branch for p in level[-1].parameters()
     }
     for parameter in model.parameters():
         if not parameter.requires_grad:

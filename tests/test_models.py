@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from bot.vision.scene import CLASSES, CONCEPTS, HELD_OUT_STYLES
+from bot.vision.scene import CLASSES, CONCEPTS, HELD_OUT_STYLES, Scene, SceneObject
 from models import evaluate
 from models.environment import prepare
 
@@ -49,18 +50,16 @@ def test_sizes() -> None:
     assert sum(path.stat().st_size for path in CLIP.iterdir()) <= 25_000_000
 
 
-def test_detector_loads_safely(manifest: dict[str, dict[str, object]]) -> None:
+def test_detector_loads_safely(manifest: dict[str, dict[str, object]], tmp_path: Path) -> None:
     """In a process of its own: the variable counts only before the first import."""
     code = (
         "import json, sys, torch; from ultralytics import YOLO; m = YOLO(sys.argv[1]);"
-        "from ultralytics.utils import patches;"
         "print(json.dumps([m.names, m.task, m.ckpt['train_args']['imgsz'],"
         " m.ckpt['optimizer'] is None]))"
     )
-    settings = Path(os.environ.get("YOLO_CONFIG_DIR", "/tmp"))
     done = subprocess.run(
         [sys.executable, "-c", code, str(DETECTOR)],
-        env={**os.environ, "ULTRALYTICS_SAFE_LOAD": "1", "YOLO_CONFIG_DIR": str(settings)},
+        env={**os.environ, "ULTRALYTICS_SAFE_LOAD": "1", "YOLO_CONFIG_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -77,6 +76,33 @@ def test_detector_on_held_out_styles() -> None:
     precision = evaluate.mean_average_precision(evaluate.detect(DETECTOR, scenes))
     assert set(precision) == {*CLASSES, "mAP50"}
     assert precision["mAP50"] >= LEAST, precision
+
+
+def test_detector_on_a_drawing_of_another_hand() -> None:
+    """A screen that the renderer had no part in: flat shapes, as anyone would draw them."""
+    picture = Image.new("RGB", (1280, 720), (70, 110, 70))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 400, 1280, 720), fill=(60, 80, 50))
+    pen.rectangle((30, 30, 330, 62), fill=(30, 30, 30), outline=(0, 0, 0), width=3)
+    pen.rectangle((33, 33, 239, 59), fill=(200, 30, 30))
+    pen.ellipse((1055, 25, 1245, 215), fill=(40, 60, 40), outline=(220, 220, 220), width=4)
+    pen.line((1093, 120, 1207, 140), fill=(150, 150, 120), width=6)
+    pen.polygon([(1150, 110), (1143, 128), (1157, 128)], fill="white")
+    pen.ellipse((480, 420, 520, 460), fill=(230, 190, 150))
+    pen.rectangle((474, 460, 526, 540), fill=(40, 80, 180))
+    for left in (456, 528):
+        pen.rectangle((left, 464, left + 16, 536), fill=(40, 80, 180))
+    for left in (476, 504):
+        pen.rectangle((left, 540, left + 20, 620), fill=(50, 50, 70))
+    truth = (
+        SceneObject("health_bar", (30, 30, 331, 63)),
+        SceneObject("minimap", (1055, 25, 1246, 216)),
+        SceneObject("player", (456, 420, 545, 621)),
+    )
+    scene = Scene(np.asarray(picture), truth, (CONCEPTS[0],), CONCEPTS[0], "")
+    found = evaluate.detect(DETECTOR, [scene])[0]
+    sure = evaluate.Found(found.rows[found.rows[:, 4] > 0.4], found.truth)
+    assert evaluate.match(sure, 0.5).sum() == len(truth), sure.rows
 
 
 def test_clip_on_held_out_styles() -> None:

@@ -278,8 +278,9 @@ class Layer:
     def resized(self, width: float, height: float) -> Layer:
         """A copy of another size."""
         layer = Layer(width, height)
-        layer.rgb = cv2.resize(self.rgb, (layer.w, layer.h), interpolation=cv2.INTER_AREA)
-        layer.alpha = cv2.resize(self.alpha, (layer.w, layer.h), interpolation=cv2.INTER_AREA)
+        size = (layer.w, layer.h)
+        layer.rgb = cv2.resize(self.rgb, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+        layer.alpha = cv2.resize(self.alpha, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         return layer
 
     def paste(

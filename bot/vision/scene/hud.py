@@ -354,7 +354,7 @@ def _map_picture(
         )
         field = noise(rng, h, w, int(rng.integers(2, 6)), 3)
         if rng.random() < 0.5:
-            field = np.round(field * 5) / 5
+            field = (np.round(field * 5) / 5).astype(np.float32)
         picture = ramp(field, colours)
     elif kind < 0.55:
         picture = np.full((h, w, 3), dark, np.uint8)

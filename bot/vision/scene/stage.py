@@ -371,6 +371,7 @@ class Stage:
         else:
             layers = [monster(look, size, skin)]
         layer = layers[0]
+        x = y = 0.0
         for _ in range(6):
             x = w * float(rng.uniform(0.06, 0.94))
             y = self._feet(rng, size, False)
