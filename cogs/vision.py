@@ -7,6 +7,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import discord
@@ -167,7 +168,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         except VisionUnavailable as error:
             if waiting is None:
                 raise
-            await edited(waiting, content=in_our_words(error))
+            await edited(waiting, copy_context(), content=in_our_words(error))
             return
         clip = self.pipeline.services.get("clip")
         asked = shortened(" ".join(question.split()).strip("\"'“”"), MAX_CHARACTERS)
@@ -175,7 +176,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         if waiting is None:
             await ctx.send(embed=embed)
         else:
-            await edited(waiting, content=None, embed=embed)
+            await edited(waiting, copy_context(), content=None, embed=embed)
 
     @vision.group(name="concepts", fallback="show", ignore_extra=False, brief="CLIP's phrases")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -362,9 +363,11 @@ class VisionCommands(commands.Cog, name="Vision"):
         message = await ctx.send(texts.STARTING, ephemeral=True)
         if self.host.context is not None:
             self.host.context.start_vision()
-        self.host.run_in_background(self._follow_start(message), "telling of the start")
+        self.host.run_in_background(
+            self._follow_start(message, copy_context()), "telling of the start"
+        )
 
-    async def _follow_start(self, message: discord.Message) -> None:
+    async def _follow_start(self, message: discord.Message, asked_in: Context) -> None:
         """Start, unless that is under way, and edit the answer while the models come up."""
         await self.pipeline.start()
         shown = texts.STARTING
@@ -372,14 +375,15 @@ class VisionCommands(commands.Cog, name="Vision"):
             states = [service.state for service in self.pipeline.services.values()]
             if self.pipeline.state in ("failed", "off"):
                 reason = sentence(shortened(self.pipeline.state_reason, 1000))
-                await edited(message, content=texts.START_FAILED.format(reason=reason))
+                failed = texts.START_FAILED.format(reason=reason)
+                await edited(message, asked_in, content=failed)
                 return
             there = self.pipeline.state == "running" and not any(s in COMING for s in states)
             text = progress_text(self.pipeline)
             if there:
                 text = text.replace(texts.STARTING, texts.STARTED)
             if text != shown:
-                await edited(message, content=shortened(text, 2000))
+                await edited(message, asked_in, content=shortened(text, 2000))
                 shown = text
             if there:
                 return
@@ -397,12 +401,12 @@ class VisionCommands(commands.Cog, name="Vision"):
             await ctx.send(texts.OFF_ALREADY, ephemeral=True)
             return
         message = await ctx.send(texts.STOPPING, ephemeral=True)
-        self.host.run_in_background(self._stop(message), "stopping vision")
+        self.host.run_in_background(self._stop(message, copy_context()), "stopping vision")
 
-    async def _stop(self, message: discord.Message) -> None:
+    async def _stop(self, message: discord.Message, asked_in: Context) -> None:
         await self.pipeline.stop()
         self.desk.blind(time.time())
-        await edited(message, content=texts.STOPPED)
+        await edited(message, asked_in, content=texts.STOPPED)
 
 
 async def in_time(
@@ -416,10 +420,14 @@ async def in_time(
     return await doing
 
 
-async def edited(message: discord.Message, **changes: Any) -> None:
-    """Edit an answer; that it is gone meanwhile does no harm."""
+async def edited(message: discord.Message, asked_in: Context, **changes: Any) -> None:
+    """Edit an answer; that it is gone meanwhile does no harm.
+
+    ``asked_in`` is the command's own context: discord.py keeps there what it needs to edit the
+    answer to a slash command, and background work runs in another one.
+    """
     try:
-        await message.edit(**changes)
+        await asyncio.create_task(message.edit(**changes), context=asked_in)
     except discord.HTTPException as error:
         log.info("an answer could not be brought up to date: %s", error)
 

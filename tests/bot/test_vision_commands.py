@@ -343,6 +343,14 @@ async def test_a_start_is_answered_at_once_and_edited_with_progress(
         assert "YOLO 🟢 running" in last(w).content
 
 
+async def test_the_answer_to_a_slash_command_is_edited_too() -> None:
+    async with world() as w:
+        result = await w.owner.slash(w.channel, "vision stop")
+        response = result.response
+        assert response is not None
+        await settle(lambda: "its memory is free" in response.content)
+
+
 async def test_the_answer_to_an_admins_slash_command_is_for_them_alone() -> None:
     async with world() as w:
         for name, options in (
