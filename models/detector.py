@@ -166,7 +166,8 @@ def export(model: DetectionModel, path: Path, notes: dict[str, Any]) -> None:
 def optimizers(model: DetectionModel) -> list[torch.optim.Optimizer]:
     """Muon for the hidden convolutions, AdamW for everything else."""
     hidden, rest = [], []
-    head: Any = model.model[-1]
+    layers: Any = model.model
+    head = layers[-1]
     outputs = {
         id(p) for branch in (head.cv2, head.cv3) for level in branch for p in level[-1].parameters()
     }

@@ -80,8 +80,9 @@ def average_precision(confidence: Rows, right: npt.NDArray[np.bool_], truths: in
         return 0.0
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum(right[order])
-    recall = np.concatenate(([0.0], hits / truths, [1.0]))
-    precision = np.concatenate(([1.0], hits / np.arange(1, len(hits) + 1), [0.0]))
+    # Beyond the last recall that was reached, precision is 0 at once: no slope down to it.
+    recall = np.concatenate(([0.0], hits / truths, [hits[-1] / truths, 1.0]))
+    precision = np.concatenate(([1.0], hits / np.arange(1, len(hits) + 1), [0.0, 0.0]))
     precision = np.flip(np.maximum.accumulate(np.flip(precision)))
     grid = np.linspace(0, 1, 101)
     return float(np.trapezoid(np.interp(grid, recall, precision), grid))
