@@ -44,7 +44,8 @@ def plain(rng: np.random.Generator, style: Style, h: int, w: int) -> Image:
         side = int(h * rng.uniform(0.04, 0.2))
         ys, xs = np.mgrid[0:h, 0:w]
         odd = ((ys // side + xs // side) % 2)[..., None] == 1
-        return np.where(odd, np.uint8(a), np.uint8(mix(a, b, 0.3))).astype(np.uint8)
+        pair = np.asarray((a, mix(a, b, 0.3)), np.uint8)
+        return np.where(odd, pair[0], pair[1]).astype(np.uint8)
     image = np.full((h, w, 3), a, np.uint8)
     for _ in range(int(rng.integers(3, 14))):
         colour = mix(a, pick(rng, style), float(rng.uniform(0.2, 0.9)))
