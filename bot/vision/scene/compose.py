@@ -9,7 +9,7 @@ import numpy as np
 from bot.vision.scene.finish import finish
 from bot.vision.scene.model import CONCEPTS, GAMEPLAY, Scene, SceneObject
 from bot.vision.scene.screens import SCREENS
-from bot.vision.scene.stage import Hud, Stage, make_hud
+from bot.vision.scene.stage import Hud, Stage, make_hud, overlaps
 from bot.vision.scene.styles import ALL, STYLES, VIEWS, Style
 
 GAMEPLAY_SHARE = 0.72
@@ -89,6 +89,10 @@ class Film:
         self._hud: Hud = make_hud(
             rng, self._look, size[0], size[1], {"bar": 1.0, "mini": 1.0, "clutter": 1.0}
         )
+        x1, y1, x2, y2 = self._hud.boss_box
+        if overlaps(self._hud.boss_box, self._hud.taken, 0.04 * size[1]):
+            top = size[1] * (0.07 if y1 > size[1] / 2 else 0.88)
+            self._hud.boss_box = (x1, top, x2, top + y2 - y1)
         self._stage = lru_cache(maxsize=3)(self._make_stage)
         self._still = lru_cache(maxsize=3)(self._make_still)
 
