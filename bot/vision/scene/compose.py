@@ -76,7 +76,7 @@ def _scene(
 
 
 class Film:
-    """A continuous session for the demo: the same hero and HUD, one situation after another."""
+    """A continuous session for the demo: the same world and HUD, one situation after another."""
 
     def __init__(
         self, seed: int = 0, size: tuple[int, int] = (1280, 720), style: str | None = None
