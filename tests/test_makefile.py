@@ -45,10 +45,13 @@ def clone(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *words: str, python: str = "./python") -> subprocess.CompletedProcess[str]:
+    # These tests may be run by a make themselves: this one must not know.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MAKEFLAGS")}
+    environment = {**inherited, "REAL": sys.executable}
     return subprocess.run(
         ["make", *words, f"PYTHON={python}"],
         cwd=folder,
-        env={**os.environ, "REAL": sys.executable, "MAKEFLAGS": ""},
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
