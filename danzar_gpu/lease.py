@@ -33,9 +33,11 @@ class Lease:
     ``None``: unload), and then calls ``moved``; or ``move_failed`` if it could not.
     """
 
-    def __init__(self, keeper: LeaseKeeper, record: LeaseRecord) -> None:
+    def __init__(self, keeper: LeaseKeeper, record: LeaseRecord, model: str = "") -> None:
         self._keeper = keeper
         self._record = record
+        self.model = model
+        """What a measured footprint is kept under; empty where nothing is to be learned."""
         self.revoked = asyncio.Event()
         self.released = False
 

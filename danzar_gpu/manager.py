@@ -78,7 +78,6 @@ class GPUMemoryManager:
         """What people decided in chat; outlives a restart."""
         self._book = FootprintBook()
         self._peaks = PeakRecorder()
-        self._models: dict[int, str] = {}
         self._samples: deque[Sample] = deque(maxlen=4 * config.history_samples)
         self._probe = probe
         self._clock = clock
@@ -180,10 +179,9 @@ class GPUMemoryManager:
         newest = self._raw
         if newest is None or newest.processes_read_at is None:
             return True
-        return (
-            self._admission.is_tense(self._clock())
-            or self._clock() - newest.processes_read_at >= 60.0
-        )
+        now = self._clock()
+        rarely = TENSE_LISTS_SECONDS if self._admission.is_tense(now) else CALM_LISTS_SECONDS
+        return now - newest.processes_read_at >= rarely
 
     async def _read(self, *, processes: bool) -> MemorySnapshot:
         try:
@@ -517,7 +515,7 @@ class GPUMemoryManager:
 
         def settled(ticket: Ticket) -> None:
             if ticket.record is not None:
-                self._leases[ticket.record.lease_id] = Lease(self, ticket.record)
+                self._leases[ticket.record.lease_id] = Lease(self, ticket.record, model)
             if not answer.done():
                 answer.set_result(None)
 
@@ -532,7 +530,6 @@ class GPUMemoryManager:
         self._admission.give_up(ticket, self._clock())
         if ticket.record is None:
             raise AdmissionRefused(name, ticket.refused or Placement(None, "nothing was decided"))
-        self._models[ticket.record.lease_id] = model
         return self._leases[ticket.record.lease_id]
 
     def expected_footprint(self, model: str, predicted: Footprint) -> Footprint:
@@ -580,9 +577,9 @@ class GPUMemoryManager:
         )
         self._admission.measured(record, footprint, self._clock())
         device = self.get_device_memory_info(device_index(lease.device)) if record.uuid else None
-        if device is None or device.source == "simulated" or not self._models.get(lease.lease_id):
+        if device is None or device.source == "simulated" or not lease.model:
             return  # nothing was measured on a card
-        measured = Measurement(self._wall(), self._models[lease.lease_id], device.name, footprint)
+        measured = Measurement(self._wall(), lease.model, device.name, footprint)
         self._book.add(measured)
         if self._store is not None:
             self._store.measurement(measured)
@@ -593,7 +590,6 @@ class GPUMemoryManager:
             return
         lease.released = True
         self._leases.pop(lease.lease_id, None)
-        self._models.pop(lease.lease_id, None)
         if (record := self._ledger.get(lease.lease_id)) is not None:
             self._admission.release(record, self._clock())
             if not self._closed:
