@@ -47,16 +47,6 @@ class AppContext:
         shared = self.settings.vision.may_share_in(channel)
         return shared or (self.demo and source == PRIVATE_FREE_SOURCE)
 
-    def set_monitoring(self, on: bool) -> bool:
-        """Start or stop the poller; whether it runs now.
-
-        The poller outlives the command that starts it, so it must not inherit that command's
-        context: discord.py keeps the webhook session of an interaction there.
-        """
-        manager = self.gpu_memory_manager
-        contextvars.Context().run(manager.start_monitoring if on else manager.stop_monitoring)
-        return manager.monitoring_enabled
-
     def run_in_background(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         """Run ``work`` beside everything else, in a context of its own; failures are logged."""
 

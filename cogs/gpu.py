@@ -241,7 +241,11 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         Example: `{prefix}gpu monitor`
         """
         config = self.manager.config
-        if self.host.set_monitoring(not self.manager.monitoring_enabled):
+        if self.manager.monitoring_enabled:
+            self.manager.stop_monitoring()
+        else:
+            self.manager.start_monitoring()
+        if self.manager.monitoring_enabled:
             text = (
                 "🟢 GPU memory monitoring is **on**: a reading every "
                 f"{config.memory_check_interval:g} s (sooner while memory is tight), and a warning "

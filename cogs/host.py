@@ -50,15 +50,6 @@ class Host:
     def simulated(self) -> bool:
         return self.manager.source == "simulated"
 
-    def set_monitoring(self, on: bool) -> bool:
-        """Start or stop the poller; whether it runs now."""
-        if self.context is not None:
-            return self.context.set_monitoring(on)
-        # Not in the command's own context: see AppContext.set_monitoring.
-        manager = self.manager
-        contextvars.Context().run(manager.start_monitoring if on else manager.stop_monitoring)
-        return manager.monitoring_enabled
-
     def run_in_background(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Run ``work`` beside everything else; failures are logged."""
         if self.context is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import queue
 import threading
@@ -115,7 +116,11 @@ class MemoryMonitor:
     def start(self) -> None:
         """Begin polling on the running event loop. Idempotent."""
         if not self.running:
-            self._task = asyncio.get_running_loop().create_task(self._poll(), name="gpu-monitor")
+            # The poller outlives whoever starts it, so it must not inherit a context: discord.py
+            # keeps the webhook session of a command's interaction there.
+            self._task = contextvars.Context().run(
+                asyncio.get_running_loop().create_task, self._poll(), name="gpu-monitor"
+            )
 
     def stop(self) -> None:
         """End polling. Idempotent."""
