@@ -19,13 +19,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bot.exits import Exit
+from bot.loading import show_loading
 from bot.settings import CaptureSettings, Settings
 from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
-from bot.vision.service import ServiceStatus
 from bot.vision.worker.handle import WorkerFactory
 from bot.vision.worker.protocol import SourceEnded
 from danzar_gpu import GPUMemoryManager, ProbeUnavailable, open_probe
@@ -188,40 +187,22 @@ async def _next(
 
 async def _bring_up(pipeline: VisionPipeline) -> None:
     """Start, and show how the models come in."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {name: bars.add_task(name, total=1.0, state="") for name in pipeline.services}
-        showing = asyncio.create_task(_show(pipeline, bars, tasks))
-        try:
-            await pipeline.start()
-            settling = asyncio.create_task(pipeline.settle())
-            assert pipeline.ended is not None
-            await asyncio.wait((settling, pipeline.ended), return_when=asyncio.FIRST_COMPLETED)
-            settling.cancel()
-        finally:
-            showing.cancel()
-
-
-async def _show(pipeline: VisionPipeline, bars: Progress, tasks: dict[str, TaskID]) -> None:
-    while True:
-        for name, status in pipeline.services.items():
-            bars.update(
-                tasks[name],
-                completed=_fraction(status),
-                state=status.progress or status.state,
-                description=f"{name} {status.model}".strip(),
-            )
-        await asyncio.sleep(0.1)
-
-
-def _fraction(status: ServiceStatus) -> float:
-    if status.state == "running":
-        return 1.0
-    _, _, percent = status.progress.rpartition("(")
-    with contextlib.suppress(ValueError):
-        return float(percent.rstrip("%)")) / 100
-    return 0.0
+    showing: asyncio.Task[None] | None = None
+    starting = asyncio.create_task(pipeline.start())
+    try:
+        await asyncio.sleep(0)  # from here on its state is no longer "off"
+        showing = asyncio.create_task(show_loading(pipeline, Console(stderr=True)))
+        await starting
+        settling = asyncio.create_task(pipeline.settle())
+        assert pipeline.ended is not None
+        await asyncio.wait((settling, pipeline.ended), return_when=asyncio.FIRST_COMPLETED)
+        settling.cancel()
+    finally:
+        tasks = [task for task in (starting, showing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        # The bars are taken away before anything else is printed.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _announce(pipeline: VisionPipeline) -> bool:
