@@ -82,6 +82,8 @@ class Held(Message):
     index: int
     reserved_bytes: int
     active_bytes: int
+    inactive_split_bytes: int = 0
+    """Free pieces of blocks that are in use: what fragmentation keeps from the driver."""
 
 
 # --- requests: bot -> worker ---------------------------------------------------------------
@@ -99,6 +101,17 @@ class MoveModel(Message):
     kind: Literal["move_model"] = "move_model"
     model: ModelName
     destination: Destination
+
+
+class ParkModel(Message):
+    """Give the card's memory back but keep the host copy: ``MoveModel`` restores it.
+
+    A parked model sees no frames. The next one that it would have been due for is told once, with
+    ``Wanted``. Answered with ``Parked``.
+    """
+
+    kind: Literal["park_model"] = "park_model"
+    model: ModelName
 
 
 class UnloadModel(Message):
@@ -168,6 +181,7 @@ class Shutdown(Message):
 Request = Annotated[
     LoadModel
     | MoveModel
+    | ParkModel
     | UnloadModel
     | SetConcepts
     | ScorePhrases
@@ -214,8 +228,19 @@ class Placed(Message):
     weights_bytes: int
     activations_bytes: int | None = None
     """Peak beyond the weights during the trial; ``None`` on the CPU."""
+    seconds: float = 0.0
+    """From the request to the model at work there, without waiting for a batch in flight."""
+    backend: str = ""
+    """What computes, and in which precision, as people read it: ``OpenVINO f32``."""
     notes: tuple[str, ...] = ()
     """Warnings for people: classes that the model does not know."""
+
+
+class Parked(Message):
+    """The card's memory went back; the host copy stays."""
+
+    kind: Literal["parked"] = "parked"
+    seconds: float
 
 
 class Picture(Message):
@@ -291,7 +316,16 @@ class ModelFell(Message):
     kind: Literal["model_fell"] = "model_fell"
     model: ModelName
     device: str | None
+    needed_bytes: int | None = None
+    """What the model would have taken at its peak, weights included, as far as it is known."""
     words: str
+
+
+class Wanted(Message):
+    """A parked model is due: a new picture is there."""
+
+    kind: Literal["wanted"] = "wanted"
+    model: ModelName
 
 
 class ModelBroke(Message):
@@ -319,6 +353,7 @@ Reply = Annotated[
     Done
     | Refused
     | Placed
+    | Parked
     | Picture
     | Scored
     | Pong
@@ -329,6 +364,7 @@ Reply = Annotated[
     | SourceEnded
     | Progress
     | ModelFell
+    | Wanted
     | ModelBroke
     | Logged
     | Dying,
