@@ -1,4 +1,4 @@
-"""What happened, kept: readings, events, learned footprints, the LLM's peaks.
+"""What happened, kept: readings, events, moves, latencies, learned footprints, the LLM's peaks.
 
 In memory everything is bounded; on disk it is one SQLite file (WAL), written by a thread of its
 own in batches, so that neither the event loop nor a reading waits for the disk. A full or
@@ -17,19 +17,22 @@ import time
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from danzar_gpu.ledger import Footprint
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FLUSH_SECONDS = 5.0
 SAMPLES_KEPT_SECONDS = 7 * 24 * 3600.0
 FULL_DETAIL_SECONDS = 24 * 3600.0
 """Of older readings those of ten seconds in each minute are kept."""
 FORGET_EVERY_SECONDS = 600.0
 EVENTS_KEPT_SECONDS = 365 * 24 * 3600.0
-_SCHEMA = """
+LATENCIES_KEPT_DAYS = 90
+DAY_SECONDS = 24 * 3600.0
+_SCHEMA_1 = """
 CREATE TABLE samples (
     at REAL NOT NULL, uuid TEXT NOT NULL, total INTEGER NOT NULL, free INTEGER NOT NULL,
     allocated INTEGER NOT NULL, llm INTEGER NOT NULL, ours INTEGER NOT NULL
@@ -47,7 +50,26 @@ CREATE TABLE choices (
     key TEXT PRIMARY KEY, value TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL
 );
 """
+_SCHEMA_2 = """
+ALTER TABLE footprints ADD COLUMN predicted INTEGER;
+ALTER TABLE footprints ADD COLUMN fell INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE moves (
+    at REAL NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, kind TEXT NOT NULL,
+    from_device TEXT NOT NULL, to_device TEXT NOT NULL, seconds REAL NOT NULL,
+    bytes INTEGER NOT NULL, reason TEXT NOT NULL
+);
+CREATE INDEX moves_model ON moves (model, at);
+CREATE INDEX moves_at ON moves (at);
+CREATE TABLE latencies (
+    day INTEGER NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, bucket INTEGER NOT NULL,
+    frames INTEGER NOT NULL, PRIMARY KEY (day, model, device_name, bucket)
+) WITHOUT ROWID;
+"""
+_SCHEMAS = (_SCHEMA_1, _SCHEMA_2)
+"""What leads from one version to the next: a new file goes through all of them."""
 
+MoveKind = Literal["load", "move", "offload", "restore", "park", "trim"]
+MOVE_KINDS: tuple[MoveKind, ...] = get_args(MoveKind)
 Row = tuple[str, tuple[object, ...]]
 
 
@@ -70,6 +92,45 @@ class Measurement:
     """Names weights, precision, batch and image size: ``yolo-nano.pt fp16 640px x4``."""
     device_name: str
     footprint: Footprint
+    predicted_bytes: int | None = None
+    """What was expected before it was ever measured; ``None`` where nobody wrote it down."""
+    fell: bool = False
+    """It ran out of memory there: ``footprint`` is what it would have needed, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """One change of where a model's memory is, and what it took."""
+
+    at: float
+    """Unix time of its end."""
+    model: str
+    """As in ``Measurement``."""
+    device_name: str
+    """The kind of card whose memory was taken or given back; ``CPU`` where none was."""
+    kind: MoveKind
+    """``load`` from disk; ``offload`` a card for the CPU; ``restore`` back onto a card; ``move``
+    from card to card; ``park`` the card's memory given back while nothing is to do; ``trim`` the
+    allocator's unused blocks."""
+    from_device: str
+    """``cuda:N``, ``cpu``, or empty: nowhere."""
+    to_device: str
+    seconds: float
+    bytes: int
+    """What was moved, or given back."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """How long a model's frames took on one kind of device, on one day (UTC)."""
+
+    day: int
+    """Days since 1970."""
+    model: str
+    device_name: str
+    buckets: tuple[tuple[int, int], ...]
+    """(bucket, frames), see ``danzar_gpu.latency``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +246,7 @@ class HistoryStore:
     def measurement(self, measured: Measurement) -> None:
         need = measured.footprint
         self._put(
-            "INSERT INTO footprints VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO footprints VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 measured.at,
                 measured.model,
@@ -193,8 +254,53 @@ class HistoryStore:
                 need.weights_bytes,
                 need.activations_bytes,
                 need.context_bytes,
+                measured.predicted_bytes,
+                int(measured.fell),
             ),
         )
+
+    def move(self, record: MoveRecord) -> None:
+        """Keep one change of place."""
+        self._put("INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(record))
+
+    def latencies(self, more: Latencies) -> None:
+        """Add frames to a day's account."""
+        for bucket, frames in more.buckets:
+            self._put(
+                "INSERT INTO latencies VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET frames = frames + excluded.frames",
+                (more.day, more.model, more.device_name, bucket, frames),
+            )
+
+    def moves(
+        self, model: str | None = None, since: float = 0.0, limit: int = 10_000
+    ) -> list[MoveRecord]:
+        """The newest ``limit`` changes of place since a Unix time, oldest first. As ``samples``."""
+        with contextlib.closing(self._connect()) as db:
+            rows = db.execute(
+                "SELECT * FROM moves WHERE at >= ? AND (? IS NULL OR model = ?) "
+                "ORDER BY at DESC LIMIT ?",
+                (since, model, model, limit),
+            ).fetchall()
+        return [MoveRecord(*row) for row in reversed(rows)]
+
+    def all_latencies(self, since_day: int = 0) -> list[Latencies]:
+        """Each day's account since a day, oldest first. As ``samples``."""
+        with contextlib.closing(self._connect()) as db:
+            rows = db.execute(
+                "SELECT day, model, device_name, bucket, frames FROM latencies WHERE day >= ? "
+                "ORDER BY day, model, device_name, bucket",
+                (since_day,),
+            ).fetchall()
+        accounts: dict[tuple[int, str, str], list[tuple[int, int]]] = {}
+        for day, model, device_name, bucket, frames in rows:
+            accounts.setdefault((day, model, device_name), []).append((bucket, frames))
+        return [Latencies(*key, tuple(buckets)) for key, buckets in accounts.items()]
+
+    def measurements(self, limit: int = 2000) -> list[Measurement]:
+        """The newest ``limit`` measured footprints, oldest first. As ``samples``."""
+        with contextlib.closing(self._connect()) as db:
+            return _measurements(db, limit)
 
     def _put(self, statement: str, values: tuple[object, ...]) -> None:
         if self._thread is not None:
@@ -209,22 +315,20 @@ class HistoryStore:
     def _prepare(self) -> Remembered:
         with contextlib.closing(self._connect()) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                db.executescript(f"{_SCHEMA}; PRAGMA user_version = {SCHEMA_VERSION};")
-            elif version > SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise sqlite3.OperationalError(
                     f"it was written by a newer Danzar (schema {version})"
                 )
+            for number, step in enumerate(_SCHEMAS[version:], version + 1):
+                # All or nothing: a file that is half of one version can't be read by any.
+                db.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
             if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("the file is damaged")
-            rows = db.execute(
-                "SELECT at, model, device_name, weights, activations, context FROM footprints "
-                "ORDER BY at DESC LIMIT 2000"
-            ).fetchall()
+            measured = _measurements(db, 2000)
             peaks = db.execute("SELECT hour, bytes FROM llm_peaks ORDER BY hour").fetchall()
             choices = db.execute("SELECT key, value, who, at FROM choices ORDER BY at").fetchall()
         return Remembered(
-            tuple(Measurement(r[0], r[1], r[2], Footprint(*r[3:])) for r in reversed(rows)),
+            tuple(measured),
             tuple((hour, size) for hour, size in peaks),
             tuple(Choice(*row) for row in choices),
         )
@@ -289,6 +393,21 @@ class HistoryStore:
             (now - FULL_DETAIL_SECONDS,),
         )
         db.execute("DELETE FROM events WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
+        db.execute("DELETE FROM moves WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
+        last_day = int(now // DAY_SECONDS) - LATENCIES_KEPT_DAYS
+        db.execute("DELETE FROM latencies WHERE day < ?", (last_day,))
+
+
+def _measurements(db: sqlite3.Connection, limit: int) -> list[Measurement]:
+    rows = db.execute(
+        "SELECT at, model, device_name, weights, activations, context, predicted, fell "
+        "FROM footprints ORDER BY at DESC LIMIT ?",
+        (limit,),
+    ).fetchall()
+    return [
+        Measurement(r[0], r[1], r[2], Footprint(r[3], r[4], r[5]), r[6], bool(r[7]))
+        for r in reversed(rows)
+    ]
 
 
 def percentile(values: Iterable[int], share: float) -> int:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager
-from danzar_gpu.history import HistoryStore, Measurement, percentile
+from danzar_gpu.history import SCHEMA_VERSION, HistoryStore, Measurement, percentile
 from danzar_gpu.learning import FootprintBook, PeakRecorder
 from danzar_gpu.llm_server import ask_server
 from danzar_gpu.memory import GIB
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_set_aside_not_deleted(
     assert aside.read_bytes().startswith(b"this is no database")
     assert "set aside" in caplog.text
     with sqlite3.connect(path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_a_folder_that_cannot_be_written_leaves_history_in_memory(tmp_path: Path) -> None:
