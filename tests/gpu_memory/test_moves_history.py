@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,15 @@ from danzar_gpu.history import (
 from danzar_gpu.latency import LEAST_MS, Histogram
 
 
-def a_move(at: float, model: str = "yolo") -> MoveRecord:
-    return MoveRecord(at, model, "RTX 4070", "offload", "cuda:0", "cpu", 0.25, 1 << 20, "a game")
+NOW = float(int(time.time()))
+"""What is long past is forgotten."""
+TODAY = int(NOW // 86400)
+
+
+def a_move(after: float, model: str = "yolo") -> MoveRecord:
+    return MoveRecord(
+        NOW + after, model, "RTX 4070", "offload", "cuda:0", "cpu", 0.25, 1 << 20, "a game"
+    )
 
 
 def test_moves_come_back_in_order_and_by_model(tmp_path: Path) -> None:
@@ -32,20 +40,20 @@ def test_moves_come_back_in_order_and_by_model(tmp_path: Path) -> None:
         store.move(move)
     store.close()
     assert store.moves() == [a_move(1.0), a_move(2.0, "clip"), a_move(3.0)]
-    assert store.moves("yolo", since=2.0) == [a_move(3.0)]
+    assert store.moves("yolo", since=NOW + 2) == [a_move(3.0)]
     assert store.moves(limit=1) == [a_move(3.0)]  # the newest is kept
 
 
 def test_latencies_of_a_day_add_up(tmp_path: Path) -> None:
     store = HistoryStore(tmp_path / "h.sqlite3")
     store.open()
-    store.latencies(Latencies(5, "yolo", "A", ((10, 2), (11, 1))))
-    store.latencies(Latencies(5, "yolo", "A", ((11, 4),)))
-    store.latencies(Latencies(6, "yolo", "A", ((1, 1),)))
+    store.latencies(Latencies(TODAY - 1, "yolo", "A", ((10, 2), (11, 1))))
+    store.latencies(Latencies(TODAY - 1, "yolo", "A", ((11, 4),)))
+    store.latencies(Latencies(TODAY, "yolo", "A", ((1, 1),)))
     store.close()
     first, second = store.all_latencies()
-    assert first == Latencies(5, "yolo", "A", ((10, 2), (11, 5)))
-    assert store.all_latencies(since_day=6) == [second]
+    assert first == Latencies(TODAY - 1, "yolo", "A", ((10, 2), (11, 5)))
+    assert store.all_latencies(since_day=TODAY) == [second]
 
 
 def test_a_file_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> None:
