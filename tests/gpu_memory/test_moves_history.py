@@ -21,7 +21,6 @@ from danzar_gpu.history import (
 )
 from danzar_gpu.latency import LEAST_MS, Histogram
 
-
 NOW = float(int(time.time()))
 """What is long past is forgotten."""
 TODAY = int(NOW // 86400)
