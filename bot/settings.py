@@ -291,6 +291,36 @@ class LoggingSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", title="Level", description="The least severity that is printed."
     )
+    format: Literal["text", "json"] = Field(
+        default="text",
+        title="Format",
+        description="`text` for people; `json` for programs, one object a line with all figures.",
+    )
+
+
+class ObservabilitySettings(Section):
+    """Health and metrics over HTTP, for a container's health check and for Prometheus."""
+
+    enabled: bool = Field(
+        default=True,
+        title="Enabled",
+        description="Whether `/healthz`, `/readyz` and `/metrics` are served.",
+    )
+    host: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="127.0.0.1",
+        title="Host",
+        description=(
+            "The address to listen on. The default is for this machine alone; with another one "
+            "whoever reaches it can read which programs hold GPU memory."
+        ),
+    )
+    port: int = Field(
+        default=9477,
+        ge=0,
+        le=65535,
+        title="Port",
+        description="The port to listen on; 0 takes any that is free, and the log says which.",
+    )
 
 
 class DataSettings(Section):
@@ -320,6 +350,9 @@ class Settings(Section):
     discord: DiscordSettings = Field(default_factory=DiscordSettings, title="Discord")
     data: DataSettings = Field(default_factory=DataSettings, title="Data")
     logging: LoggingSettings = Field(default_factory=LoggingSettings, title="Logging")
+    observability: ObservabilitySettings = Field(
+        default_factory=ObservabilitySettings, title="Observability"
+    )
 
     @model_validator(mode="after")
     def _one_fraction(self) -> Settings:

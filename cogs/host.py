@@ -12,23 +12,21 @@ Optional beside it: ``bot.danzar_settings`` (a ``Settings``: who may control) an
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from discord.ext import commands
 
+from bot.background import Background
+from bot.chat_state import ChatState
 from bot.settings import Settings
+from cogs import texts
 from danzar_gpu import GPUMemoryManager
 
 if TYPE_CHECKING:
     from bot.context import AppContext
     from bot.vision.pipeline import VisionPipeline
-
-log = logging.getLogger(__name__)
 
 
 class NothingToShow(RuntimeError):
@@ -40,31 +38,33 @@ class Host:
     """What there is in this bot."""
 
     manager: GPUMemoryManager
-    settings: Settings
+    given: Settings
+    """Those at the start; ``settings`` are those in use."""
     vision: VisionPipeline | None
     context: AppContext | None
     """Danzar's own; ``None`` in somebody else's bot."""
-    _background: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    prefix: str = "/"
+    """What stands before a typed command, for words in which no command's context is at hand."""
+    chats: ChatState = field(default_factory=ChatState)
+    """What chats were told to keep; in somebody else's bot as long as the cog is loaded."""
+    background: Background = field(default_factory=Background)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use: a reload replaces them."""
+        return self.given if self.context is None else self.context.settings
 
     @property
     def simulated(self) -> bool:
         return self.manager.source == "simulated"
 
+    def titled(self, title: str) -> str:
+        """A heading of figures: simulated ones say so wherever they are shown."""
+        return texts.TITLE_SIMULATED.format(title=title) if self.simulated else title
+
     def run_in_background(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Run ``work`` beside everything else; failures are logged."""
-        if self.context is not None:
-            self.context.run_in_background(work, what)
-            return
-
-        async def logged() -> None:
-            try:
-                await work
-            except Exception:
-                log.exception("%s failed", what)
-
-        task = contextvars.Context().run(asyncio.ensure_future, logged())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self.background.run(work, what)
 
     def may_share(self, source: str, channel: object = None) -> bool:
         """Whether a frame of this source may be posted in that channel."""
@@ -77,7 +77,15 @@ def host_of(bot: commands.Bot) -> Host:
     """What ``bot`` carries. Raises ``NothingToShow`` with the line that is missing."""
     context: AppContext | None = getattr(bot, "app_context", None)
     if context is not None:
-        return Host(context.gpu_memory_manager, context.settings, context.vision, context)
+        return Host(
+            context.gpu_memory_manager,
+            context.settings,
+            context.vision,
+            context,
+            prefix_of(bot),
+            context.chats,
+            context.background,
+        )
     manager = getattr(bot, "gpu_memory_manager", None)
     if not isinstance(manager, GPUMemoryManager):
         raise NothingToShow(
@@ -85,4 +93,12 @@ def host_of(bot: commands.Bot) -> Host:
             "before `await bot.load_extension(...)`; docs/embedding.md shows it"
         )
     settings = getattr(bot, "danzar_settings", None) or Settings()
-    return Host(manager, settings, getattr(bot, "vision_pipeline", None), None)
+    return Host(manager, settings, getattr(bot, "vision_pipeline", None), None, prefix_of(bot))
+
+
+def prefix_of(bot: commands.Bot) -> str:
+    """The prefix, or the first of several; ``/`` where only a message tells: slash always works."""
+    prefix: Any = bot.command_prefix
+    if isinstance(prefix, list | tuple) and prefix:
+        prefix = cast("tuple[Any, ...]", prefix)[0]
+    return prefix if isinstance(prefix, str) else "/"

@@ -71,6 +71,11 @@ class Admission:
     """What was looked at last when there was nothing to do."""
     _short_when_quiet: bool | None = None
 
+    def use(self, config: GPUMemoryConfig) -> None:
+        """Decide by another configuration from now on."""
+        self.config = config
+        self._quiet = None  # the same figures may mean something else now
+
     # Readings
 
     def observe(self, snapshot: MemorySnapshot, now: float, *, may_move: bool = True) -> None:

@@ -41,7 +41,7 @@ class Choices:
             if choice.key.startswith(OFFLOAD):
                 self._manager.offload(choice.key.removeprefix(OFFLOAD), self._words(choice))
         try:
-            self._apply()
+            self.apply()
         except ValidationError:
             for key in (RESERVATION, VISION_DEVICE):
                 self._made.pop(key, None)
@@ -82,7 +82,7 @@ class Choices:
         for choice in before:
             if not choice.key.startswith(OFFLOAD):
                 self._forget(choice.key)
-        self._apply()
+        self.apply()
         for choice in before:
             if choice.key.startswith(OFFLOAD):
                 self.restore(choice.key.removeprefix(OFFLOAD))
@@ -92,7 +92,7 @@ class Choices:
         choice = Choice(key, value, who, self._wall())
         self._made[key] = choice
         try:
-            self._apply()
+            self.apply()
         except ValidationError as error:
             self._made.pop(key)
             if before is not None:
@@ -101,7 +101,8 @@ class Choices:
             raise ValueError(f"{value!r} is no {key}: {first['msg']}") from None
         self._keep(choice)
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
+        """Use the configuration with what was chosen on top. Raises ``ValidationError``."""
         changes: dict[str, object] = {
             c.key: c.value for c in self.made if not c.key.startswith(OFFLOAD)
         }

@@ -605,10 +605,34 @@ class GPUMemoryManager:
         """
         keys = self._configured.model_fields_set | changes.keys()
         values = {**self._configured.model_dump(include=keys), **changes}
-        self.config = self._admission.config = GPUMemoryConfig.model_validate(values)
+        self.config = GPUMemoryConfig.model_validate(values)
+        self._admission.use(self.config)
         if self.config.main_llm_memory_reservation_gb != "auto":
             self._admission.reservation_bytes = self.learned_reservation = None
         self._monitor.hurry()
+
+    def reconfigure(self, config: GPUMemoryConfig) -> None:
+        """Use another configuration from now on; what people chose in chat stays on top of it.
+
+        Raises:
+            pydantic.ValidationError: both together make no sense; nothing was changed.
+        """
+        before, self._configured = self._configured, config
+        try:
+            self.choices.apply()
+        except ValueError:
+            self._configured = before
+            raise
+        self._reader.time_limit = config.probe_timeout_seconds
+        if config.main_llm_endpoint != before.main_llm_endpoint:
+            self.llm_server = None
+        if config.history_samples != before.history_samples:
+            self.history = deque(self.history, maxlen=config.history_samples)
+            self._samples = deque(self._samples, maxlen=4 * config.history_samples)
+        if config.enable_memory_monitoring and not before.enable_memory_monitoring:
+            self.start_monitoring()
+        elif before.enable_memory_monitoring and not config.enable_memory_monitoring:
+            self.stop_monitoring()
 
     def offload(self, name: str, why: str) -> None:
         """Send a model to the CPU, where it stays until ``restore``."""

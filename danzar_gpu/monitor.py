@@ -27,7 +27,7 @@ class ProbeReader:
     def __init__(self, probe: MemoryProbe, clock: Callable[[], float], time_limit: float) -> None:
         self._probe = probe
         self._clock = clock
-        self._time_limit = time_limit
+        self.time_limit = time_limit
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stuck_since: float | None = None
@@ -66,12 +66,12 @@ class ProbeReader:
                 loop.call_soon_threadsafe(settle, result)
 
         self._submit(job)
-        done, _ = await asyncio.wait({answer}, timeout=self._time_limit)
+        done, _ = await asyncio.wait({answer}, timeout=self.time_limit)
         if not done:
             self._stuck_since = asked_at
             answer.cancel()
             raise ProbeError(
-                f"the driver did not answer within {self._time_limit:.0f} s",
+                f"the driver did not answer within {self.time_limit:.0f} s",
                 "the last reading is kept with its age",
             )
         return answer.result()
