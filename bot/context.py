@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bot.background import Background
 from bot.chat_state import ChatState
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.history import HistoryStore
@@ -39,8 +39,8 @@ class AppContext:
     started_at: float = field(default_factory=time.time)
     """Unix time of the start."""
     chats: ChatState = field(default_factory=ChatState)
-    """What chats were told to keep: panels, alerts."""
-    _background: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    """What chats were told to keep: panels, alerts, watches, phrases."""
+    background: Background = field(default_factory=Background)
 
     def may_share(self, source: str, channel: object = None) -> bool:
         """Whether a frame of this source may be posted in that channel."""
@@ -49,19 +49,7 @@ class AppContext:
 
     def run_in_background(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         """Run ``work`` beside everything else, in a context of its own; failures are logged."""
-
-        async def logged() -> None:
-            try:
-                await work
-            except Exception:
-                log.exception("%s failed", what)
-
-        task = contextvars.Context().run(asyncio.ensure_future, logged())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        # Cancelled before its first step it would never be awaited.
-        task.add_done_callback(lambda _: work.close())
-        return task
+        return self.background.run(work, what)
 
     def start_vision(self) -> None:
         """Start vision in the background, with bars in the console while its models load."""
@@ -78,10 +66,7 @@ class AppContext:
 
     async def finish_background(self) -> None:
         """Cancel what still runs in the background and wait until it has ended."""
-        tasks = tuple(self._background)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.background.finish()
 
 
 @asynccontextmanager
