@@ -1,7 +1,8 @@
 /* A stand-in for NVIDIA's libnvidia-ml.so.1: the calls that Danzar's probe and torch make,
- * answered from a text file (format: tests/standin/nvml.py) that is read afresh at every call,
- * so that a test changes the driver's answers while a program runs. Not thread-safe beyond what
- * a test needs: every call parses into its own memory.
+ * answered from a text file (format: tests/standin/nvml.py), so that a test changes the driver's
+ * answers while a program runs: every call parses it into memory of its own. Not thread-safe
+ * beyond what a test needs. With DANZAR_STANDIN_STILL set what was read first is kept, so that
+ * the cost of a caller can be measured.
  * It has no soname on purpose: loaded by path it never shadows a real library. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@ enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15
 };
-enum { MAX_DEVICES = 16, MAX_PROCESSES = 256, MAX_FAULTS = 64, TEXT = 512 };
+enum { MAX_DEVICES = 16, MAX_PROCESSES = 256, MAX_FAULTS = 64, MAX_HANDLES = 64, TEXT = 512 };
 
 typedef unsigned long long u64;
 
@@ -21,6 +22,7 @@ typedef struct {
     char name[TEXT], uuid[TEXT], bus[TEXT];
     u64 total, free, reserved;
     unsigned gpu, memory, temperature, power, major, minor;
+    int mig, parent; /* mig: the card is partitioned; parent: the card whose part this is, or -1 */
 } Device;
 typedef struct { int device, graphics, has_name, has_used; unsigned pid; u64 used; char name[TEXT]; } Process;
 typedef struct { char call[TEXT]; int device, code; double seconds; } Fault;
@@ -52,6 +54,7 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
         NUMBER_KEY(d, total); NUMBER_KEY(d, free); NUMBER_KEY(d, reserved);
         NUMBER_KEY(d, gpu); NUMBER_KEY(d, memory); NUMBER_KEY(d, temperature);
         NUMBER_KEY(d, power); NUMBER_KEY(d, major); NUMBER_KEY(d, minor);
+        NUMBER_KEY(d, mig); NUMBER_KEY(d, parent);
     } else if (!strcmp(kind, "process")) {
         Process *p = &s->process[s->processes - 1];
         NUMBER_KEY(p, device); NUMBER_KEY(p, graphics); NUMBER_KEY(p, pid);
@@ -66,8 +69,13 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
     }
 }
 
+static Scenario *kept;
+static int still = -1;
+
 /* NULL when there is no scenario: to the caller, no driver. */
 static Scenario *read_scenario(void) {
+    if (still < 0) still = getenv("DANZAR_STANDIN_STILL") != NULL;
+    if (still && kept) return kept;
     const char *path = getenv("DANZAR_STANDIN_NVML");
     FILE *file = path ? fopen(path, "rb") : NULL;
     if (!file) return NULL;
@@ -78,7 +86,10 @@ static Scenario *read_scenario(void) {
     while (s && (length = getline(&line, &room, file)) > 0) {
         if (line[length - 1] == '\n') line[length - 1] = '\0';
         char *rest = line, *kind = strsep(&rest, "\t"), *field;
-        if (!strcmp(kind, "device")) { if (s->devices == MAX_DEVICES) continue; s->devices++; }
+        if (!strcmp(kind, "device")) {
+            if (s->devices == MAX_DEVICES) continue;
+            s->device[s->devices++].parent = -1;
+        }
         if (!strcmp(kind, "process")) { if (s->processes == MAX_PROCESSES) continue; s->processes++; }
         if (!strcmp(kind, "fault")) {
             if (s->faults == MAX_FAULTS) continue;
@@ -93,12 +104,49 @@ static Scenario *read_scenario(void) {
     }
     free(line);
     fclose(file);
+    if (still) kept = s;
     return s;
 }
 
-/* What every call begins with: the scenario, then its faults for this call and device. */
-static int begin(const char *call, int device, Scenario **out) {
-    Scenario *s = *out = read_scenario();
+static void done(Scenario *s) {
+    if (s != kept) free(s);
+}
+
+/* A handle belongs to a card, wherever it is in the list: one that was taken out leaves its own
+ * handle invalid and those of the others as they are. */
+static char handles[MAX_HANDLES][2 * TEXT];
+
+static void identify(const Device *d, char *to) { snprintf(to, 2 * TEXT, "%s %s", d->uuid, d->bus); }
+
+static void *handle_of(const Device *d) {
+    char wanted[2 * TEXT];
+    identify(d, wanted);
+    for (size_t i = 0; i < MAX_HANDLES; i++) {
+        if (!handles[i][0]) strcpy(handles[i], wanted);
+        if (!strcmp(handles[i], wanted)) return (void *)(i + 1);
+    }
+    return NULL;
+}
+
+static int position_of(const Scenario *s, void *handle) {
+    size_t number = (size_t)handle - 1;
+    char seen[2 * TEXT];
+    for (int i = 0; s && number < MAX_HANDLES && i < s->devices; i++) {
+        identify(&s->device[i], seen);
+        if (!strcmp(handles[number], seen)) return i;
+    }
+    return -1;
+}
+
+/* The n-th card (parent -1) or the n-th part of a card; -1 if there is none. */
+static int nth(const Scenario *s, int parent, int n) {
+    for (int i = 0; s && i < s->devices; i++)
+        if (s->device[i].parent == parent && n-- == 0) return i;
+    return -1;
+}
+
+/* What every call begins with: the scenario's faults for this call and device. */
+static int faults(const char *call, int device, Scenario *s) {
     if (!s) return DRIVER_NOT_LOADED;
     for (int i = 0; i < s->faults; i++) {
         Fault *f = &s->fault[i];
@@ -112,21 +160,21 @@ static int begin(const char *call, int device, Scenario **out) {
 
 /* Runs BODY with `s` (and `d` for a device call) and returns what it left in `code`. */
 #define CALL(BODY) do { \
-        Scenario *s; \
         if (!started) return UNINITIALIZED; \
-        int code = begin(__func__, -1, &s); \
+        Scenario *s = read_scenario(); \
+        int code = faults(__func__, -1, s); \
         if (code == SUCCESS) { BODY } \
-        free(s); \
+        done(s); \
         return code; \
     } while (0)
 #define DEVICE_CALL(BODY) do { \
-        Scenario *s; \
-        int index = (int)(size_t)handle - 1; \
         if (!started) return UNINITIALIZED; \
-        int code = begin(__func__, index, &s); \
-        if (code == SUCCESS && (index < 0 || index >= s->devices)) code = GPU_IS_LOST; \
+        Scenario *s = read_scenario(); \
+        int index = position_of(s, handle); \
+        int code = faults(__func__, index, s); \
+        if (code == SUCCESS && index < 0) code = GPU_IS_LOST; \
         if (code == SUCCESS) { Device *d = &s->device[index]; (void)d; BODY } \
-        free(s); \
+        done(s); \
         return code; \
     } while (0)
 
@@ -138,9 +186,9 @@ static int text(const char *from, char *to, unsigned room) {
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
-    Scenario *s;
-    int code = begin(__func__, -1, &s);
-    free(s);
+    Scenario *s = read_scenario();
+    int code = faults(__func__, -1, s);
+    done(s);
     if (code == SUCCESS) started++;
     return code;
 }
@@ -183,15 +231,18 @@ int nvmlSystemGetProcessName(unsigned pid, char *to, unsigned room) {
     );
 }
 
-int nvmlDeviceGetCount_v2(unsigned *count) { CALL(*count = (unsigned)s->devices;); }
+int nvmlDeviceGetCount_v2(unsigned *count) { 
+    CALL(*count = 0; while (nth(s, -1, (int)*count) >= 0) ++*count;);
+}
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
-    Scenario *s;
     if (!started) return UNINITIALIZED;
-    int code = begin(__func__, (int)index, &s);
-    if (code == SUCCESS && (int)index >= s->devices) code = INVALID_ARGUMENT;
-    if (code == SUCCESS) *handle = (void *)((size_t)index + 1);
-    free(s);
+    Scenario *s = read_scenario();
+    int position = nth(s, -1, (int)index);
+    int code = faults(__func__, position, s);
+    if (code == SUCCESS && position < 0) code = INVALID_ARGUMENT;
+    if (code == SUCCESS) *handle = handle_of(&s->device[position]);
+    done(s);
     return code;
 }
 
@@ -200,7 +251,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
         code = NOT_FOUND;
         for (int i = 0; i < s->devices; i++)
             if (!strcmp(s->device[i].uuid, uuid)) {
-                *handle = (void *)((size_t)i + 1);
+                *handle = handle_of(&s->device[i]);
                 code = SUCCESS;
             }
     );
@@ -211,7 +262,7 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **handle) {
         code = NOT_FOUND;
         for (int i = 0; i < s->devices; i++)
             if (!strcasecmp(s->device[i].bus, bus)) {
-                *handle = (void *)((size_t)i + 1);
+                *handle = handle_of(&s->device[i]);
                 code = SUCCESS;
             }
     );
@@ -262,7 +313,10 @@ int nvmlDeviceGetPciInfo_v3(void *handle, Pci *to) {
 
 typedef struct { unsigned gpu, memory; } Utilization;
 int nvmlDeviceGetUtilizationRates(void *handle, Utilization *to) {
-    DEVICE_CALL(to->gpu = d->gpu; to->memory = d->memory;);
+    DEVICE_CALL(
+        if (d->parent >= 0) code = NOT_SUPPORTED; /* of a part nobody knows */
+        else { to->gpu = d->gpu; to->memory = d->memory; }
+    );
 }
 int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *to) {
     (void)sensor;
@@ -279,7 +333,20 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     DEVICE_CALL(*major = (int)d->major; *minor = (int)d->minor;);
 }
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
-    DEVICE_CALL((void)current; (void)pending; code = NOT_SUPPORTED;);
+    DEVICE_CALL(
+        if (d->mig) *current = *pending = 1;
+        else code = NOT_SUPPORTED;
+    );
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count) {
+    DEVICE_CALL(*count = d->mig ? 7 : 0;);
+}
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned part, void **to) {
+    DEVICE_CALL(
+        int position = nth(s, index, (int)part);
+        if (position < 0) code = NOT_FOUND;
+        else *to = handle_of(&s->device[position]);
+    );
 }
 
 typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; } ProcessInfo;

@@ -7,7 +7,8 @@ program under test runs::
     subprocess.run([..., "status", "--json"], env=standin_nvml.environment())
 
 The file has one line per device, process and fault: a kind, then ``key=value`` fields, separated
-by tabs. Devices are numbered in the order of their lines, which is the PCI order.
+by tabs. Devices are numbered in the order of their lines, which is the PCI order; the parts of a
+partitioned card (MIG) follow all cards.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ GIB = 1024**3
 SOURCE = Path(__file__).with_name("nvml.c")
 LIBRARY = "libnvidia-ml.so.1"
 SCENARIO_VARIABLE = "DANZAR_STANDIN_NVML"
+STILL_VARIABLE = "DANZAR_STANDIN_STILL"
+"""Set, the library keeps what it read first: its own cost is then next to nothing."""
 
 
 def gib(size: float) -> int:
@@ -70,15 +73,19 @@ class Card:
     temperature_c: int = 40
     power_w: float = 30.0
     capability: tuple[int, int] = (8, 9)
+    parts: tuple[Card, ...] = ()
+    """MIG instances: the card is partitioned if there are any."""
 
     def using(self, *processes: Process, other_bytes: int = 0) -> Card:
         """The same card with these processes alone, and as much free as they leave."""
         held = sum(process.used_bytes or 0 for process in processes) + other_bytes
         return replace(self, processes=processes, free_bytes=self.total_bytes - held)
 
-    def as_line(self) -> bytes:
+    def as_line(self, parent: int | None = None) -> bytes:
         return _line(
             "device",
+            parent=parent,
+            mig=1 if self.parts else None,
             name=self.name,
             uuid=self.uuid,
             bus=self.bus,
@@ -131,10 +138,13 @@ class Scenario:
     def as_text(self) -> bytes:
         """The file's content."""
         library = _line("library", driver=self.driver_version)
-        devices = (card.as_line() for card in self.cards)
+        devices = [card.as_line() for card in self.cards]
+        parts = [(n, part) for n, card in enumerate(self.cards) for part in card.parts]
+        devices += [part.as_line(parent) for parent, part in parts]
+        everything = (*self.cards, *(part for _, part in parts))
         processes = (
             process.as_line(index)
-            for index, card in enumerate(self.cards)
+            for index, card in enumerate(everything)
             for process in card.processes
         )
         faults = (fault.as_line() for fault in self.faults)
