@@ -1,18 +1,25 @@
-# syntax=docker/dockerfile:1
 # Danzar on Discord. The token comes at run time, never into the image: see compose.yaml.
-FROM python:3.12-slim
+#
+#   docker build --target bot  -t danzar:bot  .    the bot alone: `!gpu` works, there is no vision
+#   docker build               -t danzar:full .    all of it, with PyTorch
+#
+# docs/container.md says how large they are, what they can see, and how frames get in.
 
-# tini hands SIGTERM on and reaps the vision worker; the libraries are what OpenCV (imported by
-# ultralytics) and the screen capture load.
+ARG DEBIAN=trixie
+
+# --- what both images have ----------------------------------------------------------------------
+FROM debian:${DEBIAN}-slim AS base
+
+# tini hands SIGTERM on and reaps whatever the bot's children leave behind.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends \
-        libgl1 libglib2.0-0 libxcb1 libxcb-randr0 libxcb-render0 libxcb-shm0 libxcb-xfixes0 tini \
+    && apt-get install --yes --no-install-recommends python3 tini \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PYTHONUNBUFFERED=1 \
+ENV PATH=/opt/danzar/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    # The root file system is read-only; what libraries want to keep may be lost.
+    MPLCONFIGDIR=/tmp/matplotlib \
     # compute: torch; utility: NVML, without which nobody's memory can be seen.
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
@@ -22,27 +29,54 @@ RUN useradd --system --uid 10001 --home-dir /app/data --shell /usr/sbin/nologin 
     && install --directory --owner=danzar /app/data /app/models/pulled
 WORKDIR /app
 
-# The dependencies alone: this layer, by far the largest, is made anew only when they change.
-COPY pyproject.toml ./
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > /tmp/requirements.txt \
-    && pip install --requirement /tmp/requirements.txt \
-    && rm /tmp/requirements.txt
+# --- packages: each file's hash is in the lock, and none is built here ---------------------------
+FROM base AS bot-packages
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/danzar
+COPY requirements/build.txt requirements/bot.txt /tmp/
+RUN pip install --no-cache-dir --require-hashes --only-binary=:all: \
+        --requirement /tmp/build.txt --requirement /tmp/bot.txt
 
-COPY README.md LICENSE ./
+FROM bot-packages AS vision-packages
+COPY requirements/vision.txt /tmp/
+RUN pip install --no-cache-dir --require-hashes --only-binary=:all: --requirement /tmp/vision.txt
+
+# --- the bot alone ------------------------------------------------------------------------------
+FROM base AS bot
+COPY --from=bot-packages /opt/danzar /opt/danzar
+COPY pyproject.toml README.md LICENSE ./
 COPY danzar_gpu danzar_gpu
 COPY bot bot
 COPY cogs cogs
 COPY models models
 COPY config config
-RUN pip install --no-deps --editable .
-
+RUN pip install --no-cache-dir --no-index --no-deps --no-build-isolation --editable .
 USER danzar
 VOLUME ["/app/models/pulled", "/app/data"]
+# Asks the running bot: is the gateway there, is the newest reading young, does vision live?
+HEALTHCHECK --interval=1m --timeout=15s --start-period=2m --retries=3 CMD ["danzar", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tini", "--", "danzar"]
 
-# Can the program still be started, and its configuration and the driver be read? It doesn't ask
-# the running bot: that the bot lives is what the container's own state says.
-HEALTHCHECK --interval=2m --timeout=30s --start-period=1m --retries=3 \
-    CMD danzar status --json > /dev/null
-
+# --- all of it: the default ---------------------------------------------------------------------
+FROM base AS full
+# What OpenCV and the capture of an X11 screen load.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        libgl1 libglib2.0-0 libxcb1 libxcb-randr0 libxcb-render0 libxcb-shm0 libxcb-xfixes0 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=vision-packages /opt/danzar /opt/danzar
+COPY pyproject.toml README.md LICENSE ./
+COPY danzar_gpu danzar_gpu
+COPY bot bot
+COPY cogs cogs
+COPY models models
+COPY config config
+RUN pip install --no-cache-dir --no-index --no-deps --no-build-isolation --editable .
+USER danzar
+VOLUME ["/app/models/pulled", "/app/data"]
+HEALTHCHECK --interval=1m --timeout=15s --start-period=2m --retries=3 CMD ["danzar", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "danzar"]
