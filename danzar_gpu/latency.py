@@ -57,8 +57,7 @@ class Histogram:
                 return milliseconds_of(bucket)
         return None
 
-    def take(self) -> tuple[tuple[int, int], ...]:
-        """All counts, which begin anew."""
-        taken = tuple(sorted(self._frames.items()))
-        self._frames.clear()
-        return taken
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
+        """(bucket, count), in order."""
+        return tuple(sorted(self._frames.items()))

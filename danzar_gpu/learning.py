@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.history import Measurement, percentile
@@ -17,6 +17,9 @@ PEAK_SHARE = 0.99
 PEAK_MARGIN = 1.10
 """The LLM's next long conversation may be longer than all before."""
 HOURS_OF_PEAKS = 24 * 30
+FALLS_COUNT_SECONDS = 7 * 24 * 3600.0
+"""So long a model is asked for what it needed when it ran out of memory; then it may try again
+with what was measured since."""
 HOURS_TO_LEARN = 3
 """Fewer hours with the LLM loaded say nothing about its peak."""
 
@@ -26,22 +29,52 @@ class FootprintBook:
 
     def __init__(self, measurements: Iterable[Measurement] = ()) -> None:
         self._measured: dict[tuple[str, str], deque[Footprint]] = {}
+        self._falls: dict[tuple[str, str], deque[tuple[float, int]]] = {}
+        """(Unix time, bytes without the context) of what did not fit."""
+        self._measured_at: dict[str, float] = {}
+        self._newest = float("-inf")
         for measured in measurements:
             self.add(measured)
 
     def add(self, measured: Measurement) -> None:
         key = (measured.model, measured.device_name)
+        self._newest = max(self._newest, measured.at)
+        self._measured_at[measured.model] = self._newest
+        if measured.fell:
+            falls = self._falls.setdefault(key, deque(maxlen=FOOTPRINTS_KEPT))
+            falls.append((measured.at, measured.footprint.model_bytes))
+            if key in self._measured:
+                return
+        # Without any other it is also the best guess of how weights and activations share it.
         self._measured.setdefault(key, deque(maxlen=FOOTPRINTS_KEPT)).append(measured.footprint)
 
     def expected(self, model: str, device_name: str | None = None) -> Footprint | None:
         """A high percentile of what was measured: on that kind of card, else the largest of all.
 
-        ``None`` if the model was never measured.
+        Never less than what it needed when it ran out of memory lately. ``None`` if the model was
+        never measured.
         """
-        if device_name is not None and (seen := self._measured.get((model, device_name))):
-            return _high(seen)
-        everywhere = [_high(seen) for (name, _), seen in self._measured.items() if name == model]
+        if device_name is not None and (model, device_name) in self._measured:
+            return self._on((model, device_name))
+        everywhere = [self._on(key) for key in self._measured if key[0] == model]
         return max(everywhere, key=lambda need: need.total_bytes, default=None)
+
+    def knows(self, model: str, device_name: str) -> bool:
+        """Whether it was measured on that kind of card."""
+        return (model, device_name) in self._measured
+
+    def newest_of(self, models: Iterable[str]) -> str | None:
+        """The one that was measured last; ``None`` if none ever was."""
+        known = [name for name in models if name in self._measured_at]
+        return max(known, key=lambda name: self._measured_at[name], default=None)
+
+    def _on(self, key: tuple[str, str]) -> Footprint:
+        need = _high(self._measured[key])
+        since = self._newest - FALLS_COUNT_SECONDS
+        fell = max((size for at, size in self._falls.get(key, ()) if at >= since), default=0)
+        if fell <= need.model_bytes:
+            return need
+        return replace(need, activations_bytes=fell - need.weights_bytes)
 
 
 def _high(seen: Sequence[Footprint]) -> Footprint:

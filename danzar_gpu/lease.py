@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from danzar_gpu.ledger import Footprint, LeaseRecord
@@ -14,6 +15,7 @@ class LeaseKeeper(Protocol):
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None: ...
     def move_failed(self, lease: Lease, why: str, *, for_good: bool) -> None: ...
+    def fell(self, lease: Lease, why: str, needed_bytes: int | None) -> None: ...
     def measured(self, lease: Lease, footprint: Footprint) -> None: ...
     def release(self, lease: Lease) -> None: ...
 
@@ -37,7 +39,12 @@ class Lease:
         self._keeper = keeper
         self._record = record
         self.model = model
-        """What a measured footprint is kept under; empty where nothing is to be learned."""
+        """What a measured footprint is kept under; empty where nothing is to be learned. The
+        holder may make it more precise once it knows how the model computes there."""
+        self.on_resized: Callable[[Footprint], None] | None = None
+        """Told when the manager found that the holder takes more than it was leased, which it
+        counts from then on."""
+        self._told = record.request.need
         self.revoked = asyncio.Event()
         self.released = False
 
@@ -90,9 +97,31 @@ class Lease:
         """
         self._keeper.move_failed(self, why, for_good=for_good)
 
+    def fell(self, why: str, needed_bytes: int | None = None) -> None:
+        """The holder ran out of memory and is on the CPU now, or unloaded.
+
+        ``needed_bytes``: what it would have needed at its peak, weights included, without the
+        context; the next admission asks for that much.
+        """
+        self._keeper.fell(self, why, needed_bytes)
+
+    def resized(self) -> Footprint | None:
+        """The new size, once, if it changed other than by the holder's own word."""
+        need = self._record.request.need
+        if need == self._told or self._record.uuid is None:
+            return None
+        grew = need.model_bytes > self._told.model_bytes and self._record.grew
+        self._told = need
+        if not grew:
+            return None
+        if self.on_resized is not None:
+            self.on_resized(need)
+        return need
+
     def measured(self, footprint: Footprint) -> None:
         """What the model really takes: admission counts that from now on."""
         self._keeper.measured(self, footprint)
+        self._told = self._record.request.need
 
     def release(self) -> None:
         """Give the right back. Idempotent."""

@@ -235,6 +235,11 @@ class Ledger:
             if record.holder:
                 self._contexts[record.holder, record.uuid] = need.context_bytes
 
+    def learn(self, name: str, uuid: str, need: Footprint) -> None:
+        """What an earlier run measured on a card of this kind."""
+        self._learned.setdefault(name, {})[uuid] = need
+        self._changed()
+
     def is_learned(self, name: str) -> bool:
         """Whether a model of this name was ever measured on a card."""
         return name in self._learned

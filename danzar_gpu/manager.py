@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from danzar_gpu import advice, report
@@ -35,6 +35,7 @@ from danzar_gpu.placement import (
     llm_held_bytes,
 )
 from danzar_gpu.probes import MemoryProbe, ProbeError
+from danzar_gpu.records import Records
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,10 @@ class GPUMemoryManager:
         self.choices = Choices(self, store, wall)
         """What people decided in chat; outlives a restart."""
         self._book = FootprintBook()
+        self.records = Records(None if probe.source == "simulated" else store, wall)
+        """Footprints, moves and latencies: what profiles are made of."""
+        self._predicted: dict[str, int] = {}
+        """What was last predicted for a model, in bytes."""
         self._peaks = PeakRecorder()
         self._samples: deque[Sample] = deque(maxlen=4 * config.history_samples)
         self._probe = probe
@@ -116,6 +121,7 @@ class GPUMemoryManager:
         for lease in tuple(self._leases.values()):
             self.release(lease)
         self._reader.close()
+        self.records.flush()
         if self._store is not None:
             await asyncio.to_thread(self._store.close)
 
@@ -209,6 +215,9 @@ class GPUMemoryManager:
                 self._alerts.discard(alert.key)
                 self._note("utilization-normal", alert.text)
         self._admission.observe(snapshot, self._clock(), may_move=self._monitor.running)
+        for lease in self.leases:
+            if (need := lease.resized()) is not None:
+                self._keep_footprint(lease, need)
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(snapshot)
@@ -505,7 +514,8 @@ class GPUMemoryManager:
             AdmissionRefused: no device may be used (or not within ``timeout``), and why.
         """
         if model:
-            need = self.expected_footprint(model, need)
+            self._predicted[model] = need.total_bytes
+            need = self._recall(name, model, need)
         request = Request(name, need, holder, priority, min_residency)
         # Decided on a fresh reading: a minute ago the card may have been empty. If it can't be
         # read the old one's age counts against it.
@@ -537,6 +547,20 @@ class GPUMemoryManager:
         snapshot = self.snapshot
         device = snapshot.device(self.config.vision_index) if snapshot is not None else None
         return self._book.expected(model, device.name if device else None) or predicted
+
+    def measured_as(self, models: Iterable[str]) -> str | None:
+        """Under which of these names a model was measured last; ``None`` if it never was."""
+        return self._book.newest_of(models)
+
+    def _recall(self, name: str, model: str, predicted: Footprint) -> Footprint:
+        """As ``expected_footprint``, and for each kind of card what was measured on that kind."""
+        snapshot = self.snapshot
+        for device in snapshot.devices if snapshot is not None else ():
+            if self._book.knows(model, device.name):
+                need = self._book.expected(model, device.name)
+                if need is not None:
+                    self._ledger.learn(name, device.uuid, need)
+        return self.expected_footprint(model, predicted)
 
     def _withdraw(self, ticket: Ticket) -> None:
         """Whoever asked is gone: the lease that it may have got meanwhile is given back."""
@@ -575,14 +599,48 @@ class GPUMemoryManager:
             lease.device,
             gib(record.request.need.total_bytes),
         )
-        self._admission.measured(record, footprint, self._clock())
-        device = self.get_device_memory_info(device_index(lease.device)) if record.uuid else None
-        if device is None or device.source == "simulated" or not lease.model:
+        self._keep_footprint(lease, footprint)
+        device = self._card_of(lease)
+        known = self._book.expected(lease.model, device.name) if device is not None else None
+        # What it takes now may be less than what it has taken before, and will again.
+        self._admission.measured(record, known or footprint, self._clock())
+
+    def fell(self, lease: Lease, why: str, needed_bytes: int | None) -> None:
+        """For leases: the holder ran out of memory there."""
+        record = self._ledger.get(lease.lease_id)
+        if record is None:
+            return
+        need = record.request.need
+        if record.uuid is not None and needed_bytes and needed_bytes > need.model_bytes:
+            more = replace(need, activations_bytes=needed_bytes - need.weights_bytes)
+            self._note(
+                "footprint",
+                f"{lease.name} ran out of memory on {lease.device}: {gib(needed_bytes):.2f}GB are "
+                f"asked for from now on, not {gib(need.model_bytes):.2f}GB",
+                logging.WARNING,
+            )
+            self._keep_footprint(lease, more, fell=True)
+            self._admission.measured(record, more, self._clock())
+        self.move_failed(lease, why, for_good=False)
+
+    def _keep_footprint(self, lease: Lease, footprint: Footprint, *, fell: bool = False) -> None:
+        device = self._card_of(lease)
+        if device is None:
             return  # nothing was measured on a card
-        measured = Measurement(self._wall(), lease.model, device.name, footprint)
+        predicted = self._predicted.get(lease.model)
+        measured = Measurement(
+            self._wall(), lease.model, device.name, footprint, predicted, fell=fell
+        )
         self._book.add(measured)
-        if self._store is not None:
-            self._store.measurement(measured)
+        self.records.measured(measured)
+
+    def _card_of(self, lease: Lease) -> DeviceMemory | None:
+        """The card that a lease's model really is on, if something is to be learned of it."""
+        record = self._ledger.get(lease.lease_id)
+        if record is None or record.uuid is None or not lease.model:
+            return None
+        device = self.get_device_memory_info(device_index(record.device))
+        return None if device is None or device.source == "simulated" else device
 
     def release(self, lease: Lease) -> None:
         """For leases: the right is given back. Idempotent."""
