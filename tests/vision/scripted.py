@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from bot.settings import CaptureSettings
 from bot.vision.frames import Frame, SourceError
 from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.worker.analysis import Analysis, Seat
 from bot.vision.worker.capture import Capture, inbox_for
-from bot.vision.worker.devices import Place
+from bot.vision.worker.devices import CPU, Place
 from bot.vision.worker.protocol import ModelName, Reply, Reported, StartCapture
 
-CPU = Place(torch.device("cpu"), "cpu")
-CARD = Place(torch.device("cuda", 1), "cuda:1")
+CARD = Place("cuda:1", "cuda:1")
 
 
 def picture(value: int) -> np.ndarray:
@@ -41,9 +39,15 @@ class ScriptedModel:
     seconds: float = 0.0
     batches: list[tuple[str, list[int]]] = field(default_factory=list[tuple[str, list[int]]])
     gate: threading.Event | None = None
+    backend: str = "a script"
+    parked: bool = False
 
     def move(self, place: Place) -> None:
         self.place = place
+        self.parked = False
+
+    def park(self) -> None:
+        self.parked = True
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
         numbers = [int(image[0, 0, 0]) for image in images]

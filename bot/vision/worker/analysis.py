@@ -14,7 +14,13 @@ import numpy as np
 from bot.vision.frames import Frame
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.worker.capture import Capture
-from bot.vision.worker.devices import Place, give_back, is_out_of_memory, is_poisoned
+from bot.vision.worker.devices import (
+    CPU,
+    give_back,
+    is_out_of_memory,
+    is_poisoned,
+    tried_bytes,
+)
 from bot.vision.worker.inbox import Captured
 from bot.vision.worker.models import VisionModel
 from bot.vision.worker.protocol import (
@@ -24,6 +30,7 @@ from bot.vision.worker.protocol import (
     ModelName,
     Reply,
     Reported,
+    Wanted,
 )
 
 log = logging.getLogger(__name__)
@@ -53,6 +60,11 @@ class Seat:
     answer: tuple[Any, ...] = ()
     failures: int = 0
     shown_device: str = ""
+    needed_bytes: int = 0
+    """Weights and the peak of its last trial, which only a card can tell."""
+    parked: bool = False
+    wanted: bool = False
+    """Whether the bot was told that a parked model is due."""
 
 
 @dataclass(slots=True)
@@ -130,6 +142,12 @@ class Analysis:
             self._seats[seat.name] = seat
             self._apply_rates()
 
+    def want(self, seat: Seat) -> None:
+        """Tell the bot, once, that a parked model is due."""
+        if seat.parked and not seat.wanted:
+            seat.wanted = True
+            self._tell(Wanted(model=seat.name))
+
     def remove(self, name: ModelName) -> Seat | None:
         with self.lock:
             return self._seats.pop(name, None)
@@ -196,6 +214,9 @@ class Analysis:
             if captured.content != content and self._is_due(seat, captured, capture):
                 wanted.append(i)
                 content = captured.content
+        if wanted and seat.parked:
+            self.want(seat)
+            wanted = []
         answers: dict[int, tuple[Any, ...]] = {}
         size = max(1, seat.model.batch_size)
         for start in range(0, len(wanted), size):
@@ -262,19 +283,19 @@ class Analysis:
             second = self._compute(seat, images[half:]) if seat.name in self._seats else None
             return None if first is None or second is None else [*first, *second]
         was = seat.shown_device
+        tried = seat.model.weights_bytes + tried_bytes(shortage)
+        needed = max(seat.needed_bytes, tried) if seat.model.place.on_card else None
         if not seat.model.place.on_card or not seat.may_fall_to_cpu:
             self._seats.pop(seat.name, None)
             give_back()
             words = f"{seat.name} ran out of memory on {was} and was unloaded: {shortage}"
-            self._tell(ModelFell(model=seat.name, device=None, words=words))
+            self._tell(ModelFell(model=seat.name, device=None, needed_bytes=needed, words=words))
             return None
-        import torch
-
-        seat.model.move(Place(torch.device("cpu"), "cpu"))
+        seat.model.move(CPU)
         seat.shown_device = "cpu"
         give_back()
         words = f"{seat.name} ran out of memory on {was} and goes on on the CPU: {shortage}"
-        self._tell(ModelFell(model=seat.name, device="cpu", words=words))
+        self._tell(ModelFell(model=seat.name, device="cpu", needed_bytes=needed, words=words))
         return self._compute(seat, images)
 
     def _failed(self, seat: Seat, error: Exception) -> None:

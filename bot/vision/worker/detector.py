@@ -14,7 +14,8 @@ import numpy as np
 
 from bot.vision.model_files import FileRefused, check_hash
 from bot.vision.reports import Detection
-from bot.vision.worker.devices import Place, torch_is_ready
+from bot.vision.worker.backends.residence import Residence
+from bot.vision.worker.devices import CPU, Place, torch_is_ready
 from bot.vision.worker.environment import (
     UnsafeSurroundings,
     importing,
@@ -33,6 +34,7 @@ class Detector:
 
     def __init__(self, model: Any, spec: YoloSpec, image_size: int) -> None:
         self._model = model
+        self._residence = Residence(model)
         self._spec = spec
         self._stride = max(32, int(model.stride.max()))
         self._image_size = -(-image_size // self._stride) * self._stride
@@ -41,7 +43,7 @@ class Detector:
         self._wanted = [i for i, name in self.names.items() if name in spec.classes]
         self._end_to_end = bool(getattr(model, "end2end", False))
         self.batch_size = spec.batch_size
-        self.place = _cpu()
+        self.place = CPU
         self.notes = self._unknown_classes()
 
     @classmethod
@@ -93,8 +95,24 @@ class Detector:
         return size_of(self._model)
 
     def move(self, place: Place) -> None:
-        self._model.to(place.device)
+        if place.on_card:
+            self._residence.to_card(place.device, half=False)
+        else:
+            self._residence.for_cpu()
+        self._forget_anchors()
         self.place = place
+
+    def park(self) -> None:
+        self._residence.to_host()
+        self._forget_anchors()
+
+    @property
+    def backend(self) -> str:
+        return "torch f32"
+
+    def _forget_anchors(self) -> None:
+        """Those of the last picture lie on the old device and are no weights."""
+        self._model.model[-1].shape = None
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Detection, ...]]:
         """The wanted objects on each image; boxes in its pixels, surest first."""
@@ -154,12 +172,6 @@ class Detector:
             f"the YOLO model knows no {', '.join(unknown)} (it knows {has}); {left}; "
             "change yolo.classes",
         )
-
-
-def _cpu() -> Place:
-    import torch
-
-    return Place(torch.device("cpu"), "cpu")
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+from bot.vision.worker.environment import importing
 from bot.vision.worker.protocol import Destination, Held
-
-if TYPE_CHECKING:
-    import torch
 
 OUT_OF_MEMORY_SIGNS = (
     "out of memory",
@@ -18,6 +17,9 @@ OUT_OF_MEMORY_SIGNS = (
     # The caching allocator asks NVML while it reports an OOM, and trips over that itself.
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
 )
+INACTIVE_SPLIT = "inactive_split_bytes.all.current"
+TRIED = re.compile(r"Tried to allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
+UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class PlaceError(Exception):
@@ -33,18 +35,22 @@ class PlaceError(Exception):
 class Place:
     """A device that was found to be the one that is meant."""
 
-    device: torch.device
+    device: str
+    """``cuda:N`` or ``cpu``, as torch reads it: what computes, which a rehearsal only claims."""
     shown: str
     note: str = ""
     """What a person should do about it."""
 
     @property
     def on_card(self) -> bool:
-        return self.device.type == "cuda"
+        return self.device != "cpu"
+
+
+CPU = Place("cpu", "cpu")
 
 
 def resolve(destination: Destination) -> Place:
-    """The torch device for a decision of the manager. Imports torch.
+    """The device for a decision of the manager. Imports torch for a card, but not for the CPU.
 
     Where the driver has cards but torch can use none at all, the CPU does the work under the
     card's name, and says so: everything is placed and moved as it will be once torch is mended.
@@ -52,17 +58,19 @@ def resolve(destination: Destination) -> Place:
     Raises:
         PlaceError: torch does not have the card, or ``cuda:N`` is another card here.
     """
-    import torch
-
     if destination.device == "cpu":
-        return Place(torch.device("cpu"), "cpu")
+        return CPU
     index = int(destination.device.removeprefix("cuda:"))
     if destination.simulated:
         # A scripted rig: placement is for show, even if a real card should have that number.
-        return Place(torch.device("cpu"), f"{destination.device} (simulated; really on the CPU)")
+        return Place("cpu", f"{destination.device} (simulated; really on the CPU)")
+    with importing():
+        import torch
+
+        torch_is_ready()
     if not torch.cuda.is_available() and destination.may_rehearse:
         return Place(
-            torch.device("cpu"),
+            "cpu",
             f"{destination.device} (torch can't use it; really on the CPU)",
             f"torch {torch.__version__} can't use {destination.card or destination.device}: "
             "install a build for CUDA that fits the driver (`danzar doctor` tells more)",
@@ -90,7 +98,7 @@ def resolve(destination: Destination) -> Place:
     if destination.limit_bytes is not None:
         share = min(1.0, destination.limit_bytes / properties.total_memory)
         torch.cuda.set_per_process_memory_fraction(share, index)
-    return Place(torch.device("cuda", index), destination.device)
+    return Place(f"cuda:{index}", destination.device)
 
 
 def bare_uuid(uuid: str) -> str:
@@ -100,17 +108,23 @@ def bare_uuid(uuid: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch means that the card is full, however it is dressed."""
-    import torch
-
+    torch = _torch()
+    if torch is None:
+        return isinstance(error, MemoryError)
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in OUT_OF_MEMORY_SIGNS)
 
 
+def tried_bytes(words: str) -> int:
+    """How much torch says that it wanted when the card was full; 0 if it does not say."""
+    found = TRIED.search(words)
+    return int(float(found[1]) * UNITS[found[2]]) if found else 0
+
+
 def is_poisoned(error: BaseException) -> bool:
     """Whether the CUDA context can't be trusted any more."""
-    import torch
-
+    torch = _torch()
     kind = getattr(torch, "AcceleratorError", None)
     return kind is not None and isinstance(error, kind) and not is_out_of_memory(error)
 
@@ -132,6 +146,7 @@ def held() -> tuple[Held, ...]:
             index=i,
             reserved_bytes=torch.cuda.memory_reserved(i),
             active_bytes=torch.cuda.memory_allocated(i),
+            inactive_split_bytes=torch.cuda.memory_stats(i).get(INACTIVE_SPLIT, 0),
         )
         for i in range(torch.cuda.device_count())
     ]
@@ -146,7 +161,8 @@ def torch_is_ready() -> None:
     _ready.set()
 
 
-def _torch():  # the module, for which there is no better type
+def _torch() -> Any:
+    """The module, once it is there."""
     if not _ready.is_set():
         return None
     import torch

@@ -13,7 +13,8 @@ import numpy as np
 
 from bot.vision.model_files import CLIP_CONFIG, CLIP_WEIGHTS, FileRefused, check_hash
 from bot.vision.reports import Insight
-from bot.vision.worker.devices import Place, torch_is_ready
+from bot.vision.worker.backends.residence import Residence
+from bot.vision.worker.devices import CPU, Place, torch_is_ready
 from bot.vision.worker.environment import importing, use_threads
 from bot.vision.worker.models import ModelError, size_of
 from bot.vision.worker.protocol import ClipSpec
@@ -97,6 +98,7 @@ class Labeller:
 
     def __init__(self, model: Any, tokenizer: Any, preprocess: Preprocess, spec: ClipSpec) -> None:
         self._model = model
+        self._residence = Residence(model)
         self._tokenizer = tokenizer
         self._preprocess = preprocess
         self._spec = spec
@@ -105,9 +107,9 @@ class Labeller:
         self.concepts = spec.concepts
         self.batch_size = spec.batch_size
         self.notes: tuple[str, ...] = ()
-        import torch
-
-        self.place = Place(torch.device("cpu"), "cpu")
+        self.place = CPU
+        self._at = CPU.device
+        """Where the weights are: with a parked model not where its place is."""
 
     @classmethod
     def load(cls, spec: ClipSpec, threads: int) -> Labeller:
@@ -170,10 +172,25 @@ class Labeller:
         return size_of(self._model)
 
     def move(self, place: Place) -> None:
-        self._model.to(place.device)
-        self._embeddings = {k: v.to(place.device) for k, v in self._embeddings.items()}
-        self._asked.clear()
+        if place.on_card:
+            self._residence.to_card(place.device, half=False)
+        else:
+            self._residence.for_cpu()
+        self._take_phrases(place.device)
         self.place = place
+
+    def park(self) -> None:
+        self._residence.to_host()
+        self._take_phrases("cpu")
+
+    @property
+    def backend(self) -> str:
+        return "torch f32"
+
+    def _take_phrases(self, device: str) -> None:
+        self._at = device
+        self._embeddings = {k: v.to(device) for k, v in self._embeddings.items()}
+        self._asked = OrderedDict((k, v.to(device)) for k, v in self._asked.items())
 
     def use_concepts(self, concepts: tuple[str, ...]) -> None:
         """Choose from other phrases from now on."""
@@ -201,7 +218,7 @@ class Labeller:
 
         with torch.inference_mode():
             text = self._text(self.concepts)
-            pictures = self._preprocess(images, self.place.device)
+            pictures = self._preprocess(images, torch.device(self._at))
             features = self._model.encode_image(pictures, normalize=True).float()
             scale = math.exp(float(self._model.logit_scale))
             return (scale * features @ text.T).softmax(dim=-1).cpu().numpy()
@@ -219,7 +236,7 @@ class Labeller:
         with torch.inference_mode():
             text = self._phrases((*phrases, *background))
             features = self._model.encode_image(
-                self._preprocess([image], self.place.device), normalize=True
+                self._preprocess([image], torch.device(self._at)), normalize=True
             ).float()
             scale = math.exp(float(self._model.logit_scale))
             logits = scale * (features @ text.T)[0].cpu()
@@ -251,7 +268,7 @@ class Labeller:
         with torch.inference_mode():
             parts = [
                 self._model.encode_text(
-                    self._tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self.place.device),
+                    self._tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self._at),
                     normalize=True,
                 ).float()
                 for i in range(0, len(phrases), TEXT_BATCH)

@@ -35,8 +35,17 @@ class VisionModel(Protocol):
     place: Place
     notes: tuple[str, ...]
 
+    @property
+    def backend(self) -> str:
+        """What computes, and in which precision, as people read it."""
+        ...
+
     def move(self, place: Place) -> None:
-        """To another device, with everything that belongs to it."""
+        """To another device, with everything that belongs to it; brings a parked model back."""
+        ...
+
+    def park(self) -> None:
+        """Leave the device but keep what a ``move`` back needs in host memory."""
         ...
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:

@@ -13,7 +13,14 @@ from typing import Any
 
 from bot.vision.worker.analysis import Analysis, Seat
 from bot.vision.worker.capture import Capture, inbox_for
-from bot.vision.worker.devices import PlaceError, give_back, held, is_out_of_memory, resolve
+from bot.vision.worker.devices import (
+    CPU,
+    PlaceError,
+    give_back,
+    held,
+    is_out_of_memory,
+    resolve,
+)
 from bot.vision.worker.models import ModelError, Sizes, VisionModel, try_out
 from bot.vision.worker.protocol import (
     Channel,
@@ -27,6 +34,8 @@ from bot.vision.worker.protocol import (
     Logged,
     ModelName,
     MoveModel,
+    Parked,
+    ParkModel,
     Picture,
     Ping,
     Placed,
@@ -135,7 +144,7 @@ class VisionWorker:
                 self._aside(number, "capture", lambda: self._do(request))
             case LoadModel():
                 self._aside(number, request.spec.kind, lambda: self._do(request))
-            case MoveModel() | UnloadModel():
+            case MoveModel() | ParkModel() | UnloadModel():
                 self._aside(number, request.model, lambda: self._do(request))
             case SetConcepts() | ScorePhrases():
                 self._aside(number, "clip", lambda: self._do(request))
@@ -168,6 +177,8 @@ class VisionWorker:
                 return self._load(request), b""
             case MoveModel():
                 return self._move(request.model, request.destination), b""
+            case ParkModel():
+                return self._park(request.model), b""
             case UnloadModel():
                 self._analysis.remove(request.model)
                 give_back()
@@ -204,14 +215,16 @@ class VisionWorker:
 
     def _load(self, request: LoadModel) -> Reply:
         name: ModelName = request.spec.kind
+        began = time.monotonic()
         self._tell(Progress(model=name, text="opening", fraction=0.1))
         model = self._loader(request.spec, self._threads)
         self._tell(Progress(model=name, text="placing", fraction=0.6))
-        answer = self._settle(model, request.destination)
+        seat = Seat(name, model, request.may_fall_to_cpu)
+        answer, waited = self._settle(seat, request.destination)
         if isinstance(answer, Placed):
-            seat = Seat(name, model, request.may_fall_to_cpu, shown_device=answer.device)
             self._analysis.put(seat)
             self._tell(Progress(model=name, text="ready", fraction=1.0))
+            answer = answer.model_copy(update={"seconds": time.monotonic() - began - waited})
         return answer
 
     def _move(self, name: ModelName, destination: Destination) -> Reply:
@@ -219,32 +232,53 @@ class VisionWorker:
         if seat is None:
             return Refused(what=f"{name} is not loaded")
         with self._analysis.lock:
-            before = seat.model.place
-            answer = self._settle(seat.model, destination)
+            began = time.monotonic()
+            before, was_parked = seat.model.place, seat.parked
+            answer, _ = self._settle(seat, destination)
             if isinstance(answer, Placed):
-                seat.shown_device = answer.device
+                seat.parked = seat.wanted = False
+                answer = answer.model_copy(update={"seconds": time.monotonic() - began})
+            elif was_parked:
+                seat.model.park()
             else:
                 seat.model.move(before)
             give_back()
             return answer
 
-    def _settle(self, model: VisionModel, destination: Destination) -> Reply:
-        """Put a model where it shall live and try it there."""
+    def _park(self, name: ModelName) -> Reply:
+        seat = self._analysis.seat(name)
+        if seat is None:
+            return Refused(what=f"{name} is not loaded")
+        with self._analysis.lock:
+            began = time.monotonic()
+            if not seat.parked:
+                seat.model.park()
+                seat.parked, seat.wanted = True, False
+                give_back()
+            return Parked(seconds=time.monotonic() - began)
+
+    def _settle(self, seat: Seat, destination: Destination) -> tuple[Reply, float]:
+        """Put a model where it shall live and try it there; how long a batch was waited for."""
         place = resolve(destination)
+        asked = began = time.monotonic()
         try:
             # A trial computes: it takes its turn with the frames.
             with self._analysis.lock:
-                model.move(place)
-                sizes = try_out(model)
+                began = time.monotonic()
+                seat.model.move(place)
+                sizes = try_out(seat.model)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             shortage = str(error).strip().splitlines()[0][:300]
         else:
-            return _placed(model, sizes)
-        model.move(resolve(Destination(device="cpu")))
+            seat.shown_device = place.shown
+            seat.needed_bytes = sizes.weights_bytes + (sizes.activations_bytes or 0)
+            return _placed(seat.model, sizes), began - asked
+        seat.model.move(CPU)
         give_back()
-        return Refused(what=f"{place.shown} has no room for it: {shortage}", about="memory")
+        words = f"{place.shown} has no room for it: {shortage}"
+        return Refused(what=words, about="memory"), began - asked
 
     # --- capture ------------------------------------------------------------------------------
 
@@ -278,6 +312,8 @@ class VisionWorker:
         seat, latest = self._analysis.seat("clip"), self._analysis.latest
         if seat is None:
             return Refused(what="CLIP is not loaded", remedy="`!vision status` says why")
+        if seat.parked:
+            return self._wanted_first(seat)
         if latest is None:
             return Refused(what="No frame was captured yet", remedy="try again in a moment")
         frame, report = latest
@@ -285,12 +321,20 @@ class VisionWorker:
         began = time.perf_counter()
         # It computes: it takes its turn with the frames.
         with self._analysis.lock:
+            if seat.parked:
+                return self._wanted_first(seat)
             odds = model.log_odds(frame.image, request.phrases, request.background)
         return Scored(
             log_odds=odds,
             report=report,
             device=seat.shown_device,
             milliseconds=(time.perf_counter() - began) * 1e3,
+        )
+
+    def _wanted_first(self, seat: Seat) -> Refused:
+        self._analysis.want(seat)
+        return Refused(
+            what=f"{seat.name} was parked and is being brought back", remedy="try again in a moment"
         )
 
     def _pong(self) -> Pong:
@@ -310,6 +354,7 @@ def _placed(model: VisionModel, sizes: Sizes) -> Placed:
         on_card=model.place.on_card,
         weights_bytes=sizes.weights_bytes,
         activations_bytes=sizes.activations_bytes,
+        backend=model.backend,
         notes=(*model.notes, *((model.place.note,) if model.place.note else ())),
     )
 

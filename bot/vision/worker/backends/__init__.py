@@ -1,0 +1,1 @@
+"""What computes: torch on a card, OpenVINO or torch on the CPU."""

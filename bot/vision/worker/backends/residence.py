@@ -1,0 +1,102 @@
+"""Where a torch model's weights are: on a card, with a copy kept in host memory to return to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Residence:
+    """The weights of a torch module, and their host copy in page-locked memory.
+
+    Weights don't change: to leave a card is to forget the copy there, to return is one copy for
+    each tensor, which page-locked memory lets the card fetch by itself. The host copy is made
+    when the model first goes to a card, in the precision that it has there.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._host: list[Any] = []
+        self._on_card = False
+
+    @property
+    def on_card(self) -> bool:
+        return self._on_card
+
+    def to_card(self, device: Any, *, half: bool) -> None:
+        """Copy the weights there; returns when they have arrived.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room; the weights are in host memory as before.
+        """
+        import torch
+
+        wanted = torch.float16 if half else torch.float32
+        if not self._host or self._precision() != wanted:
+            self.to_host()
+            self._host = [pinned(_as(tensor, wanted), device) for tensor in self._tensors()]
+        there = iter([tensor.to(device, non_blocking=True) for tensor in self._host])
+        self._replace(lambda _: next(there))
+        self._on_card = True
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def to_host(self) -> None:
+        """Forget the copy on the card."""
+        if self._on_card:
+            here = iter(self._host)
+            self._replace(lambda _: next(here))
+            self._on_card = False
+
+    def for_cpu(self) -> None:
+        """Leave the card and get ready to compute on the CPU, in single precision."""
+        import torch
+
+        self.to_host()
+        self._replace(lambda tensor: _as(tensor, torch.float32))
+
+    def _precision(self) -> Any:
+        return next((t.dtype for t in self._host if t.is_floating_point()), None)
+
+    def _tensors(self) -> list[Any]:
+        every = {id(table[key]): table[key] for table, key in self._places()}
+        return list(every.values())
+
+    def _replace(self, other: Callable[[Any], Any]) -> None:
+        """A new tensor for each; a parameter can't change its device, so it is made anew."""
+        import torch
+
+        done: dict[int, Any] = {}
+        for table, key in self._places():
+            old = table[key]
+            if id(old) not in done:
+                new = other(old)
+                if isinstance(old, torch.nn.Parameter):
+                    new = torch.nn.Parameter(new, requires_grad=False)
+                # The old one is kept with it: a freed object's id may be given again.
+                done[id(old)] = (old, new)
+            table[key] = done[id(old)][1]
+
+    def _places(self) -> Iterator[tuple[dict[str, Any], str]]:
+        for module in self._module.modules():
+            for table in (module._parameters, module._buffers):
+                for key, tensor in table.items():
+                    if tensor is not None:
+                        yield table, key
+
+
+def pinned(tensor: Any, device: Any) -> Any:
+    """The tensor in page-locked memory, where the system gives some."""
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    if torch.device(device).type != "cuda":
+        return tensor
+    try:
+        return tensor.pin_memory()
+    except RuntimeError:
+        return tensor  # the limit of locked memory is reached: slower, but right
+
+
+def _as(tensor: Any, precision: Any) -> Any:
+    return tensor.detach().to(precision) if tensor.is_floating_point() else tensor.detach()

@@ -1,0 +1,224 @@
+"""Leaving a card and coming back: the host copy, and what the worker does with a parked model."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from bot.vision.worker.backends.residence import Residence
+from bot.vision.worker.devices import INACTIVE_SPLIT, held, torch_is_ready, tried_bytes
+from bot.vision.worker.protocol import (
+    ClipSpec,
+    Destination,
+    LoadModel,
+    ModelFell,
+    MoveModel,
+    Parked,
+    ParkModel,
+    Placed,
+    Refused,
+    Reply,
+    Reported,
+    ScorePhrases,
+    Wanted,
+    YoloSpec,
+)
+from bot.vision.worker.vision_worker import VisionWorker
+from tests.vision.scripted import CARD, Bench, ScriptedModel, ScriptedSource
+
+SOMEWHERE = "meta"
+"""Stands for a card: a device of torch whose tensors are not in host memory."""
+
+
+def small_model() -> Any:
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    model.append(torch.nn.Linear(4, 4, bias=False))
+    model[2].weight = model[0].weight  # shared, as embeddings and heads are
+    return model.eval()
+
+
+def test_a_model_comes_back_from_a_card_as_it_left() -> None:
+    model = small_model()
+    asked = torch.ones(1, 4)
+    before = model(asked)
+    residence = Residence(model)
+    residence.to_card(SOMEWHERE, half=False)
+    assert {t.device.type for t in model.state_dict().values()} == {"meta"}
+    residence.for_cpu()
+    assert {t.device.type for t in model.state_dict().values()} == {"cpu"}
+    assert torch.equal(model(asked), before)
+    assert model[2].weight is model[0].weight
+
+
+def test_the_host_copy_is_made_once_and_is_what_a_parked_model_keeps() -> None:
+    model = small_model()
+    residence = Residence(model)
+    residence.to_card(SOMEWHERE, half=True)
+    residence.to_host()
+    kept = {key: tensor.data_ptr() for key, tensor in model.state_dict().items()}
+    assert model[0].weight.dtype == torch.float16
+    residence.to_card(SOMEWHERE, half=True)
+    residence.to_host()
+    assert {key: tensor.data_ptr() for key, tensor in model.state_dict().items()} == kept
+    residence.for_cpu()
+    assert model[0].weight.dtype == torch.float32
+    assert model[1].num_batches_tracked.dtype == torch.int64
+
+
+def test_a_full_card_leaves_the_weights_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    before = model(torch.ones(1, 4))
+    copied: list[int] = []
+    to: Any = torch.Tensor.to
+
+    def full(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] == SOMEWHERE:
+            copied.append(1)
+            if len(copied) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    residence = Residence(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        residence.to_card(SOMEWHERE, half=False)
+    assert not residence.on_card
+    assert torch.equal(model(torch.ones(1, 4)), before)
+
+
+def test_a_parked_model_sees_no_frame_and_asks_once_to_come_back() -> None:
+    yolo, clip = ScriptedModel(place=CARD), ScriptedModel("clip")
+    with Bench(ScriptedSource([5, 5, 9, 11]), yolo, clip) as bench:
+        seat = bench.analysis.seat("yolo")
+        assert seat is not None
+        with bench.analysis.lock:
+            yolo.park()
+            seat.parked = True
+        bench.wait_for(Wanted)
+        with bench.analysis.lock:
+            seen = len(yolo.seen)
+        bench.analysis.stop()
+    assert len(bench.events(Wanted)) == 1
+    assert seen == 0
+    assert clip.seen
+
+
+def test_a_picture_that_stands_still_wakes_nobody() -> None:
+    gate = threading.Event()
+    yolo = ScriptedModel(place=CARD, gate=gate)
+    with Bench(ScriptedSource([5] * 40), yolo) as bench:
+        seat = bench.analysis.seat("yolo")
+        assert seat is not None
+        seat.parked = True  # it is at its first batch, and at no other after that
+        gate.set()
+        bench.wait_for(Reported, 40)
+    assert bench.events(Wanted) == []
+
+
+SPEC = YoloSpec(
+    path="x.pt",
+    classes=(),
+    confidence_threshold=0.5,
+    iou_threshold=0.5,
+    max_detections=10,
+    batch_size=1,
+)
+CLIP_SPEC = ClipSpec(
+    folder="x", concepts=("a",), confidence_threshold=0.5, max_insights=1, batch_size=1
+)
+ELSEWHERE = Destination(device="cuda:1", simulated=True)
+
+
+class Silent:
+    """A channel into which nobody speaks."""
+
+    def __init__(self) -> None:
+        self.heard: list[Reply] = []
+
+    def receive(self) -> None:
+        return None
+
+    def send(self, envelope: Any, blob: bytes = b"") -> None:
+        self.heard.append(envelope.body)
+
+
+def asked(worker: VisionWorker, request: Any) -> Any:
+    answer, _ = worker._do(request)  # pyright: ignore[reportPrivateUsage]
+    return answer
+
+
+def test_the_worker_parks_and_brings_back_with_times() -> None:
+    model = ScriptedModel()
+    worker = VisionWorker(Silent(), 1, loader=lambda *_: model, forward_log=False)
+    assert isinstance(asked(worker, ParkModel(model="yolo")), Refused)
+    placed = asked(worker, LoadModel(spec=SPEC, destination=ELSEWHERE))
+    assert isinstance(placed, Placed)
+    assert placed.backend == "a script"
+    assert placed.seconds > 0
+    parked = asked(worker, ParkModel(model="yolo"))
+    assert isinstance(parked, Parked)
+    assert model.parked
+    back = asked(worker, MoveModel(model="yolo", destination=ELSEWHERE))
+    assert isinstance(back, Placed)
+    assert back.seconds > 0
+    assert not model.parked
+
+
+def test_a_question_to_a_parked_clip_brings_it_back_instead_of_waiting() -> None:
+    channel = Silent()
+    model = ScriptedModel("clip")
+    worker = VisionWorker(channel, 1, loader=lambda *_: model, forward_log=False)
+    asked(worker, LoadModel(spec=CLIP_SPEC, destination=ELSEWHERE))
+    asked(worker, ParkModel(model="clip"))
+    question = ScorePhrases(phrases=("a boss",), background=("a game",))
+    for _ in range(2):
+        answer = asked(worker, question)
+        assert isinstance(answer, Refused)
+        assert "brought back" in answer.what
+    assert [e for e in channel.heard if isinstance(e, Wanted)] == [Wanted(model="clip")]
+
+
+def test_a_move_without_room_leaves_a_parked_model_parked() -> None:
+    def full(model: ScriptedModel, numbers: list[int]) -> None:
+        if model.place.shown != "cpu":
+            raise torch.OutOfMemoryError("full")
+
+    torch_is_ready()
+    model = ScriptedModel(fail=full)
+    worker = VisionWorker(Silent(), 1, loader=lambda *_: model, forward_log=False)
+    asked(worker, LoadModel(spec=SPEC, destination=Destination(device="cpu")))
+    asked(worker, ParkModel(model="yolo"))
+    answer = asked(worker, MoveModel(model="yolo", destination=ELSEWHERE))
+    assert isinstance(answer, Refused)
+    assert answer.about == "memory"
+    assert model.parked
+
+
+def test_who_falls_tells_what_it_needed() -> None:
+    def full(model: ScriptedModel, numbers: list[int]) -> None:
+        if model.place.on_card:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+
+    torch_is_ready()
+    with Bench(ScriptedSource([5]), ScriptedModel(place=CARD, batch_size=1, fail=full)) as bench:
+        fell = bench.wait_for(ModelFell)[0]
+    assert fell.needed_bytes == 1000 + (2 << 30)
+    assert tried_bytes("CUDA error: out of memory") == 0
+
+
+def test_what_fragmentation_keeps_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cuda:
+        is_available = is_initialized = staticmethod(lambda: True)
+        device_count = staticmethod(lambda: 1)
+        memory_reserved = staticmethod(lambda index: 900)
+        memory_allocated = staticmethod(lambda index: 500)
+        memory_stats = staticmethod(lambda index: {INACTIVE_SPLIT: 300})
+
+    torch_is_ready()
+    monkeypatch.setattr(torch, "cuda", Cuda)
+    (row,) = held()
+    assert (row.reserved_bytes, row.active_bytes, row.inactive_split_bytes) == (900, 500, 300)
