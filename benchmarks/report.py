@@ -1,0 +1,117 @@
+"""The page: machine, targets, tables, in Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass, field
+
+from benchmarks.machine import Machine, describe, load_average
+from benchmarks.results import Bar, Result, Table, Target
+
+INTRODUCTION = """\
+# Performance
+
+Written by `make bench` (`python -m benchmarks`); nothing here is entered by hand. Every comparison
+runs both sides in turns within one run, each in processes of its own. A figure is the median of
+the rounds, with the lowest and the highest in parentheses. Ratios say how many times the other
+way takes what Danzar takes; they carry over to other machines better than times do."""
+
+
+@dataclass(slots=True)
+class Report:
+    """A run's results, on one machine."""
+
+    machine: Machine
+    began_at: float
+    quick: bool
+    load_before: float | None
+    load_after: float | None = None
+    results: dict[str, tuple[Result, float]] = field(
+        default_factory=dict[str, tuple[Result, float]]
+    )
+    seconds: float = 0.0
+    failed: bool = False
+
+    @classmethod
+    def begin(cls, *, quick: bool) -> Report:
+        return cls(describe(), time.time(), quick, load_average())
+
+    def add(self, name: str, result: Result, seconds: float) -> None:
+        self.results[name] = (result, seconds)
+
+    def end(self) -> None:
+        self.load_after = load_average()
+        self.seconds = time.time() - self.began_at
+
+    @property
+    def bars(self) -> list[Bar]:
+        return [bar for result, _ in self.results.values() for bar in result.bars]
+
+
+def as_markdown(report: Report, picture: str = "") -> str:
+    """The whole page; ``picture`` is the chart's address seen from it."""
+    blocks = [INTRODUCTION, *_machine(report)]
+    targets = [t for result, _ in report.results.values() for t in result.targets]
+    if targets:
+        blocks += ["## Targets", as_table(_targets(targets))]
+    if picture and report.bars:
+        blocks += [
+            f"![How many times as long the plain way takes, case by case]({picture})",
+        ]
+    for name, (result, seconds) in report.results.items():
+        blocks.append(f"## {result.title}")
+        if result.skipped:
+            blocks.append(f"Not measured: {result.skipped}")
+        blocks += result.notes
+        for table in result.tables:
+            if table.title:
+                blocks.append(f"### {table.title}")
+            blocks.append(as_table(table))
+        blocks.append(f"Run alone: `python -m benchmarks {name}` ({seconds:.0f} s here).")
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_table(table: Table) -> str:
+    """A Markdown table."""
+    lines = [table.headers, tuple("---" for _ in table.headers), *table.rows]
+    return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _machine(report: Report) -> list[str]:
+    machine = report.machine
+    when = datetime.datetime.fromtimestamp(report.began_at, datetime.UTC)
+    extensions = ", ".join(machine.extensions) or "none of those that matter here"
+    rows = [
+        ("processor", f"{machine.processor}, {machine.cores} cores ({extensions})"),
+        ("memory", f"{machine.memory_gib:.0f} GiB"),
+        ("system", f"{machine.system}, Python {machine.python}"),
+        ("when", f"{when:%Y-%m-%d %H:%M} UTC, {report.seconds / 60:.0f} minutes"),
+        ("load average", _load(report)),
+        ("versions", ", ".join(f"{name} {found}" for name, found in machine.packages)),
+    ]
+    blocks = ["## The machine", as_table(Table("", ("what", "which"), list(rows)))]
+    if report.load_before is not None and report.load_before > machine.cores / 2:
+        blocks.append(
+            "**The machine was busy with other work during this run.** Absolute times are "
+            "too high and spreads too wide; the ratios are what can be read."
+        )
+    if report.quick:
+        blocks.append("**A quick run: fewer cases and rounds.**")
+    return blocks
+
+
+def _load(report: Report) -> str:
+    if report.load_before is None or report.load_after is None:
+        return "not known here"
+    return f"{report.load_before:.1f} before, {report.load_after:.1f} after"
+
+
+def _targets(targets: list[Target]) -> Table:
+    marks = {True: "met", False: "**not met**", None: "open"}
+    rows = [(t.what, t.wanted, t.found, marks[t.met]) for t in targets]
+    return Table("Targets", ("what", "wanted", "found", ""), rows)

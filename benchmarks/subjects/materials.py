@@ -1,0 +1,99 @@
+"""Films and models to measure with: ``python -m benchmarks.subjects.materials FOLDER``.
+
+``moving.mp4``: 1080p, every frame another moment of the rendered game. ``still.mp4``: the same
+size, each picture stays for ten frames. ``yolov8n.pt`` and ``ViT-B-32``: the well-known
+architectures with random weights, because no hub can be relied upon; their speed is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bot.vision.scene import Film
+
+SIZE = (1920, 1080)
+FPS = 10
+MOVING_FRAMES = 24
+STILL_PICTURES = 4
+STILL_FRAMES = 10
+"""For so many frames a picture of the still film stays."""
+STEP_SECONDS = 0.3
+"""From one moving picture to the next: no two of them are alike."""
+PLAY_SECONDS = 20.0
+"""The rendered film begins with menus."""
+
+
+def make_films(folder: Path) -> None:
+    """Both films, H.264 as a recorder writes it."""
+    film = Film(7, SIZE)
+    moments = [PLAY_SECONDS + n * STEP_SECONDS for n in range(MOVING_FRAMES)]
+    _write(folder / "moving.mp4", [film.at(moment).image for moment in moments])
+    pictures = [film.at(PLAY_SECONDS + 3.0 * n).image for n in range(STILL_PICTURES)]
+    _write(folder / "still.mp4", [p for p in pictures for _ in range(STILL_FRAMES)])
+
+
+def _write(path: Path, images: list[Any]) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        for image in images:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def make_yolo(path: Path) -> None:
+    """YOLOv8n at 640 pixels with 80 classes, as published, but for the weights."""
+    import torch
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(1)
+    model: Any = DetectionModel("yolov8n.yaml", nc=80, verbose=False)
+    model.eval()
+    model.names = {n: f"kind {n}" for n in range(80)}
+    model.args = {"imgsz": 640}
+    model.task = "detect"
+    arguments = {"imgsz": 640, "task": "detect"}
+    torch.save({"model": model.half(), "ema": None, "train_args": arguments}, path)
+
+
+def make_clip(folder: Path) -> None:
+    """ViT-B/32 as a folder that open_clip opens."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    torch.manual_seed(1)
+    model = open_clip.create_model("ViT-B-32", pretrained=None)
+    config = open_clip.get_model_config("ViT-B-32")
+    preprocess = {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}), encoding="utf-8"
+    )
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, str(folder / "open_clip_model.safetensors"))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    make_films(folder)
+    make_yolo(folder / "yolov8n.pt")
+    make_clip(folder / "ViT-B-32")
+
+
+if __name__ == "__main__":
+    main()
