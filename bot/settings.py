@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bot.capture_address import DEFAULT_PORT, parse_address
 from bot.settings_problems import problems_of
 from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read
 from danzar_gpu.config import CudaDevice, GPUMemoryConfig
@@ -50,13 +51,16 @@ class Section(BaseModel):
 class CaptureSettings(Section):
     """Where frames come from."""
 
-    source: Literal["auto", "screen", "region", "video", "stream", "images", "scene"] = Field(
-        default="auto",
-        title="Frame source",
-        description=(
-            "`auto` takes the screen if there is one, else the rendered scene; `video` a file, "
-            "`stream` a network address, `images` a folder."
-        ),
+    source: Literal["auto", "screen", "region", "video", "stream", "images", "scene", "remote"] = (
+        Field(
+            default="auto",
+            title="Frame source",
+            description=(
+                "`auto` takes the screen if there is one, else the rendered scene; `video` a file, "
+                "`stream` a network address, `images` a folder, `remote` what `danzar capture` "
+                "sends."
+            ),
+        )
     )
     fps: float = Field(
         default=5.0,
@@ -86,6 +90,14 @@ class CaptureSettings(Section):
     loop: bool = Field(
         default=False, title="Loop", description="Start a file or folder again at its end."
     )
+    listen: str = Field(
+        default=f"127.0.0.1:{DEFAULT_PORT}",
+        title="Listen at",
+        description=(
+            "For `source: remote`, where `danzar capture` is awaited. It must know the secret in "
+            "`DANZAR_CAPTURE_SECRET` or the file that `DANZAR_CAPTURE_SECRET_FILE` names."
+        ),
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> CaptureSettings:
@@ -94,6 +106,12 @@ class CaptureSettings(Section):
             key = {"region": "region", "stream": "url"}.get(self.source, "path")
             raise ValueError(f"source: {self.source} needs capture.{key}")
         return self
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, listen: str) -> str:
+        parse_address(listen)
+        return listen
 
     @field_validator("region")
     @classmethod
@@ -243,6 +261,17 @@ class VisionSettings(Section):
         le=600,
         title="Hang limit",
         description="A silent worker is replaced after it.",
+    )
+    idle_release_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=86400,
+        title="Idle release",
+        description=(
+            "A model that saw no new picture for so long gives its card's memory back and returns "
+            "with the next one; 0: never. (Five minutes: nobody plays then, and coming back is "
+            "one copy.)"
+        ),
     )
 
     def may_share_in(self, channel: object) -> bool:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 import cv2
@@ -51,6 +51,10 @@ class SourceError(Exception):
         self.remedy = remedy
 
 
+class SourceWaiting(SourceError):
+    """No frame came yet, but the source stays open: ``grab`` may be called again at once."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture."""
@@ -83,7 +87,7 @@ class FrameSource(Protocol):
         """The next frame, or ``None`` at the end.
 
         Sources with a time of their own skip what lies before ``not_before`` (seconds since
-        their start). Raises ``SourceError``.
+        their start). Raises ``SourceError``; ``SourceWaiting`` when it may be called again.
         """
         ...
 
@@ -119,6 +123,10 @@ def _make(settings: CaptureSettings) -> FrameSource:
             return ImagesSource(Path(settings.path or ""), settings.fps, loop=settings.loop)
         case "scene":
             return SceneSource(settings.fps)
+        case "remote":
+            from bot.vision.remote import RemoteSource
+
+            return RemoteSource(settings.listen)
 
 
 def _open_auto(settings: CaptureSettings) -> FrameSource:
@@ -476,20 +484,25 @@ def load_image(path: Path) -> np.ndarray:
     Raises:
         SourceError: it is none, is damaged, or has more than ``MAX_PIXELS``.
     """
+    return decode_image(path, path.name, ("PNG", "JPEG", "WEBP", "BMP"))
+
+
+def decode_image(file: Path | BinaryIO, shown: str, formats: tuple[str, ...]) -> np.ndarray:
+    """An encoded picture as BGR; ``shown`` names it. Raises ``SourceError`` as ``load_image``."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
+        with Image.open(file, formats=formats) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise SourceError(
-                    f"{path.name} has {width} x {height} pixels, too many", "scale it down"
+                    f"{shown} has {width} x {height} pixels, too many", "scale it down"
                 )
             rgb = np.asarray(picture.convert("RGB"))
     except SourceError:
         raise
     except Exception as error:  # damaged files raise whatever the decoder hit upon
-        raise SourceError(f"{path.name} is no readable picture: {error}", "replace it") from error
+        raise SourceError(f"{shown} is no readable picture: {error}", "replace it") from error
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from bot.vision.frames import FrameSource, SourceError, open_source
+from bot.vision.frames import FrameSource, SourceError, SourceWaiting, open_source
 from bot.vision.worker.gate import DuplicateGate
 from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
@@ -115,6 +115,7 @@ class Capture:
         period = 1.0 / self.order.capture.fps
         began = due = time.monotonic()
         frames = 0
+        waiting = ""
         while not self._stop.is_set():
             if paced:
                 now = time.monotonic()
@@ -124,7 +125,17 @@ class Capture:
                 due = max(due + period, time.monotonic() - period)
             started = time.perf_counter()
             at = time.monotonic()
-            frame = source.grab(at - began if paced and not source.live else None)
+            try:
+                frame = source.grab(at - began if paced and not source.live else None)
+            except SourceWaiting as error:
+                # It stays open: who sends the pictures may come any time.
+                if str(error) != waiting:
+                    waiting = str(error)
+                    self._tell(SourceTrouble(words=waiting))
+                continue
+            if waiting:
+                waiting = ""
+                self._tell(SourceOpened(description=source.description))
             if frame is None:
                 break
             if paced and not source.live and frame.media_seconds is not None:
