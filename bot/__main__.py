@@ -85,6 +85,11 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         from bot import pull
 
         pull.add_arguments(models)
+    capture = add("capture", "send this machine's screen to a bot in a container or elsewhere")
+    if "capture" in asked:
+        from bot import capture_sender
+
+        capture_sender.add_arguments(capture)
     simulate = add("simulate", "play a trace of programs and models through placement policies")
     if "simulate" in asked:
         from bot import simulate as simulating
@@ -173,6 +178,10 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
 
         _configure_logging(settings)
         return pull.run(args, settings)
+    if args.command == "capture":
+        from bot import capture_sender
+
+        return capture_sender.run(args, settings)
     if args.command == "simulate":
         from bot import simulate
 
