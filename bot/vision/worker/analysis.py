@@ -276,8 +276,8 @@ class Analysis:
     ) -> list[tuple[Any, ...]] | None:
         give_back()
         if len(images) > 1:
-            half = len(images) // 2
-            seat.model.batch_size = max(1, half)
+            half = (len(images) + 1) // 2  # of three, two may fit
+            seat.model.batch_size = half
             first = self._compute(seat, images[:half])
             # The first half may have ended the model's stay here.
             second = self._compute(seat, images[half:]) if seat.name in self._seats else None
