@@ -16,6 +16,7 @@ from bot.exits import Exit
 from bot.identity import version
 
 if TYPE_CHECKING:
+    from bot.context import AppContext
     from danzar_gpu.probes import MemoryProbe, ProbeName
 
 log = logging.getLogger("bot")
@@ -33,6 +34,7 @@ examples:
 exit status:
   0 all well   1 it ran and failed   2 configuration or command line   3 token
   4 Discord intents   5 the demo's page   6 GPU memory can't be read as asked
+  7 another Danzar uses the same data folder
 """
 
 
@@ -186,7 +188,7 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
         from bot import simulate
 
         return simulate.run(args, settings)
-    return _run_bot(args, settings)
+    return _run_bot(args, settings, path)
 
 
 def _config(action: str, settings: configuration.Settings, path: Path) -> int:
@@ -201,7 +203,7 @@ def _config(action: str, settings: configuration.Settings, path: Path) -> int:
     return Exit.OK
 
 
-def _run_bot(args: argparse.Namespace, settings: configuration.Settings) -> int:
+def _run_bot(args: argparse.Namespace, settings: configuration.Settings, path: Path) -> int:
     token = None
     if args.command == "run":
         try:
@@ -209,15 +211,28 @@ def _run_bot(args: argparse.Namespace, settings: configuration.Settings) -> int:
         except configuration.TokenError as error:
             print(f"{error}\nNothing was started.", file=sys.stderr)
             return Exit.TOKEN
+        # No child process has any use for it.
+        os.environ.pop("DISCORD_TOKEN", None)
     _configure_logging(settings, token)
-    return asyncio.run(_serve(args, settings, token))
+    from bot.lock import AlreadyRunning
+
+    try:
+        return asyncio.run(_serve(args, settings, token, path))
+    except AlreadyRunning as error:
+        log.error("%s", error)
+        return Exit.LOCKED
+    except Exception:
+        # Here and not by Python itself: the log takes secrets out of the traceback.
+        log.exception("Danzar failed")
+        return Exit.FAILED
 
 
 async def _serve(
-    args: argparse.Namespace, settings: configuration.Settings, token: str | None
+    args: argparse.Namespace, settings: configuration.Settings, token: str | None, path: Path
 ) -> Exit:
     from bot.context import open_context
-    from bot.stopping import stop_on_signals
+    from bot.reload import reload_or_say_why
+    from bot.stopping import reload_on_hangup, stop_on_signals
     from danzar_gpu.probes import ProbeError
 
     stop = asyncio.Event()
@@ -227,20 +242,30 @@ async def _serve(
         except ProbeError as error:
             log.error("%s", error)
             return Exit.PROBE
-        async with open_context(settings, probe, demo=token is None) as context:
-            if token is not None:
-                from bot.client import run_on_discord
+        demo = token is None
+        async with open_context(settings, probe, demo=demo, config_path=path) as context:
 
-                return await run_on_discord(context, token, stop)
-            from bot.demo import run_demo
+            def reload() -> None:
+                work = reload_or_say_why(context, "SIGHUP")
+                context.run_in_background(work, "reading the configuration again")
 
-            return await run_demo(
-                context,
-                stop,
-                port=args.port,
-                browser=not args.no_browser,
-                seconds=args.seconds,
-            )
+            with reload_on_hangup(stop, reload):
+                return await _talk(args, context, token, stop)
+
+
+async def _talk(
+    args: argparse.Namespace, context: AppContext, token: str | None, stop: asyncio.Event
+) -> Exit:
+    """On Discord with a token, else in the chat page, until it ends."""
+    if token is not None:
+        from bot.client import run_on_discord
+
+        return await run_on_discord(context, token, stop)
+    from bot.demo import run_demo
+
+    return await run_demo(
+        context, stop, port=args.port, browser=not args.no_browser, seconds=args.seconds
+    )
 
 
 async def _open_probe(name: ProbeName, *, demo: bool) -> MemoryProbe:
@@ -248,12 +273,13 @@ async def _open_probe(name: ProbeName, *, demo: bool) -> MemoryProbe:
     from bot.context import open_probe_off_loop
 
     if demo and name == "auto":
+        from bot.context import first_reading
+
         probe = await open_probe_off_loop("auto")
-        if probe.source != "none":
+        why = await first_reading(probe)
+        if not why:
             return probe
-        why = getattr(probe, "why", "") or "no NVIDIA driver was found"
         log.warning("GPU memory can't be read here, so a simulated rig is shown (%s)", why)
-        probe.close()
         name = "simulated"
     return await open_probe_off_loop(name)
 
@@ -261,7 +287,8 @@ async def _open_probe(name: ProbeName, *, demo: bool) -> MemoryProbe:
 def _configure_logging(settings: configuration.Settings, token: str | None = None) -> None:
     from bot import logs
 
-    logs.configure(settings.logging.level, token=token)
+    logs.configure(settings.logging.level, form=settings.logging.format, token=token)
+    logs.catch_what_nobody_caught()
 
 
 def _unicode_output() -> None:

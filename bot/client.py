@@ -41,13 +41,15 @@ class DanzarBot(commands.Bot):
     def __init__(self, app_context: AppContext) -> None:
         intents = discord.Intents(guilds=True, messages=True, message_content=True)
         super().__init__(
-            command_prefix=app_context.settings.discord.prefix,
+            # Asked for with each message: a reload may have changed it.
+            command_prefix=lambda _bot, _message: app_context.settings.discord.prefix,
             intents=intents,
             allowed_mentions=discord.AllowedMentions.none(),
             case_insensitive=True,
             strip_after_prefix=True,
         )
         self.app_context = app_context
+        app_context.client = self
         self._seen: OrderedDict[int, None] = OrderedDict()
 
     async def setup_hook(self) -> None:

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from bot.background import Background
 from bot.chat_state import ChatState
-from danzar_gpu import GPUMemoryManager
+from bot.lock import locked
+from bot.misfits import misfits
+from bot.settings import DEFAULT_PATH
+from danzar_gpu import GPUMemoryConfig, GPUMemoryManager
 from danzar_gpu.history import HistoryStore
-from danzar_gpu.probes import MemoryProbe, ProbeName, open_probe
+from danzar_gpu.monitor import ProbeReader
+from danzar_gpu.probes import MemoryProbe, ProbeError, ProbeName, open_probe
 
 if TYPE_CHECKING:
+    from bot.client import DanzarBot
     from bot.settings import Settings
     from bot.vision.pipeline import VisionPipeline
 
@@ -41,6 +46,12 @@ class AppContext:
     chats: ChatState = field(default_factory=ChatState)
     """What chats were told to keep: panels, alerts, watches, phrases."""
     background: Background = field(default_factory=Background)
+    config_path: Path = DEFAULT_PATH
+    """The file that a reload reads again."""
+    reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One reload after the other."""
+    client: DanzarBot | None = None
+    """The bot, once it was made: what health and metrics know of Discord."""
 
     def may_share(self, source: str, channel: object = None) -> bool:
         """Whether a frame of this source may be posted in that channel."""
@@ -71,32 +82,63 @@ class AppContext:
 
 @asynccontextmanager
 async def open_context(
-    settings: Settings, probe: MemoryProbe, *, demo: bool = False
+    settings: Settings,
+    probe: MemoryProbe,
+    *,
+    demo: bool = False,
+    config_path: Path = DEFAULT_PATH,
 ) -> AsyncIterator[AppContext]:
     """Open the manager, then vision (if it starts with the bot); close both in reverse.
 
     Vision comes up in the background: the first answers don't wait for its models.
+
+    Raises:
+        AlreadyRunning: another bot uses the same data folder.
     """
+    from bot.vision.chosen import recalled
     from bot.vision.pipeline import VisionPipeline
 
     async with AsyncExitStack() as stack:
         folder = Path(settings.data.folder)
         # What a scripted rig did must not be learned from.
         store = None if probe.source == "simulated" else HistoryStore(folder / "history.sqlite3")
+        if store is not None or not demo:
+            stack.enter_context(locked(folder))
         manager = GPUMemoryManager(settings.gpu_memory, probe, store=store)
         # First, so that whatever start() left half open is closed, too.
         stack.push_async_callback(manager.close)
         await manager.start()
+        for misfit in misfits(settings.gpu_memory, manager.snapshot):
+            log.warning("%s", misfit)
         vision = VisionPipeline(settings, manager)
         stack.push_async_callback(vision.stop)
         # The chat page's channel is a new one each time: nothing of it is worth keeping.
         chats = ChatState(None if demo else folder / "chats.json")
         await asyncio.to_thread(chats.load)
-        context = AppContext(settings, manager, vision, demo=demo, chats=chats)
+        if (chosen := recalled(chats)) is not None:
+            vision.choose_from(chosen.phrases)
+        context = AppContext(
+            settings, manager, vision, demo=demo, chats=chats, config_path=config_path
+        )
         stack.push_async_callback(context.finish_background)
         if settings.vision.autostart:
             context.start_vision()
         yield context
+
+
+async def first_reading(probe: MemoryProbe) -> str:
+    """Why this probe shows no card at its first reading; empty if it shows one.
+
+    A driver that does not answer is waited for in vain no longer than a reading may take.
+    """
+    limit = GPUMemoryConfig().probe_timeout_seconds
+    try:
+        snapshot = await ProbeReader(probe, time.monotonic, limit).read(processes=True)
+    except ProbeError as error:
+        return str(error)
+    if probe.source != "none":
+        return ""
+    return "; ".join(snapshot.faults) or "no NVIDIA driver was found"
 
 
 async def open_probe_off_loop(name: ProbeName) -> MemoryProbe:

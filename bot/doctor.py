@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bot import settings as configuration
 from bot.exits import Exit
 from bot.identity import version
+from bot.misfits import misfits
 from bot.settings import Settings
 from bot.vision import model_files
 from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
@@ -171,31 +172,10 @@ def check_cards(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Findin
     for device in snapshot.devices:
         what = f"{device.device}: {device.name}, {device.total_gb:.1f}GB, {device.uuid}"
         yield Finding("device", "ok", what)
-    known = ", ".join(d.device for d in snapshot.devices) or "none"
-    for key, name in (
-        ("main_llm_device", config.main_llm_device),
-        ("vision_device", config.vision_device),
-    ):
-        if snapshot.device(int(name.removeprefix("cuda:"))) is None:
-            what = f"gpu_memory.{key} is {name}, but there is no such card (there are: {known})"
-            remedy = f"set gpu_memory.{key} to one of them; until then other cards are used"
-            yield Finding("device", "warning", what, remedy)
-    llm = snapshot.device(config.main_llm_index)
-    reservation = config.main_llm_memory_reservation_gb
-    if llm is not None and reservation != "auto" and reservation * GIB > llm.total_bytes:
-        what = f"{reservation:g}GB are reserved on {llm.label}, which has {llm.total_gb:.1f}GB"
-        remedy = "lower gpu_memory.main_llm_memory_reservation_gb"
-        yield Finding("reservation", "failure", what, remedy)
-    vision = snapshot.device(config.vision_index)
-    if vision is not None:
-        limit = config.vision_limit_bytes(vision.total_bytes)
-        if limit < config.cpu_fallback_threshold_gb * GIB:
-            what = (
-                f"vision may hold {limit / GIB:.2f}GB on {vision.label}, less than the "
-                f"{config.cpu_fallback_threshold_gb:g}GB below which a card is left alone"
-            )
-            remedy = "raise gpu_memory.vision_memory_limit_gb or performance.gpu_memory_fraction"
-            yield Finding("reservation", "warning", what, remedy)
+    for misfit in misfits(config, snapshot):
+        check = "device" if misfit.key.endswith("_device") else "reservation"
+        state: State = "failure" if misfit.fatal else "warning"
+        yield Finding(check, state, f"{misfit.key}: {misfit.what}", misfit.remedy)
 
 
 def check_placement(manager: GPUMemoryManager) -> Iterator[Finding]:

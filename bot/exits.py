@@ -19,5 +19,7 @@ class Exit(IntEnum):
     """The demo's chat page is not installed, or its address is taken."""
     PROBE = 6
     """GPU memory can't be read in the way that was asked for."""
+    LOCKED = 7
+    """Another Danzar uses the same data folder."""
     INTERRUPTED = 130
     """A second Ctrl-C: ended at once, without tidying up."""

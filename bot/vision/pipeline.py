@@ -45,6 +45,7 @@ from bot.vision.worker.protocol import (
     SourceTrouble,
     StartCapture,
     Trim,
+    Wanted,
 )
 from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
@@ -222,17 +223,25 @@ class VisionPipeline:
         return Look(picture.report or report, jpeg)
 
     async def use_concepts(self, concepts: tuple[str, ...]) -> None:
-        """Let CLIP choose from other phrases.
+        """Let CLIP choose from other phrases: now, if it is there, and from each start on.
 
         Raises:
-            VisionUnavailable: CLIP does not run.
+            VisionUnavailable: CLIP did not take them; it goes on with those that it had.
         """
-        if self._worker is None:
-            raise VisionUnavailable("Vision is off; `!vision start` starts it")
-        try:
-            await self._worker.ask(SetConcepts(concepts=concepts), Done, timeout=ASK_SECONDS)
-        except (WorkerGone, WorkerRefused, TimeoutError) as error:
-            raise VisionUnavailable(f"The phrases could not be changed: {error}") from error
+        await self._wake_clip()
+        worker, state = self._worker, self._clip.status.state
+        if worker is not None and state in ("loading", "running", "moving"):
+            try:
+                await worker.ask(SetConcepts(concepts=concepts), Done, timeout=ASK_SECONDS)
+            except (WorkerGone, WorkerRefused, TimeoutError) as error:
+                why = str(error) or f"no answer in {ASK_SECONDS:g} s"
+                raise VisionUnavailable(
+                    f"The phrases could not be changed ({why}): try again in a moment"
+                ) from error
+        self.choose_from(concepts)
+
+    def choose_from(self, concepts: tuple[str, ...]) -> None:
+        """Let CLIP choose from these phrases from its next loading on."""
         self._concepts = self._clip.concepts = concepts
 
     async def score(self, phrases: Sequence[str]) -> Scores:
@@ -250,6 +259,7 @@ class VisionPipeline:
             raise VisionUnavailable(
                 f"CLIP does not run ({clip.state}): {clip.reason}; `!vision status` shows more"
             )
+        await self._wake_clip()
         request = ScorePhrases(phrases=tuple(phrases), background=BACKGROUND)
         try:
             scored, _ = await worker.ask(request, Scored, timeout=ASK_SECONDS)
@@ -262,6 +272,12 @@ class VisionPipeline:
             scored.device,
             scored.milliseconds,
         )
+
+    async def _wake_clip(self) -> None:
+        """If it is parked, it comes back to answer."""
+        with contextlib.suppress(TimeoutError):  # the worker's own answer says what is the matter
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._clip.wake()
 
     async def unload(self, name: str) -> None:
         """Take one model out until ``load`` or the next start; the rest goes on."""
@@ -278,6 +294,39 @@ class VisionPipeline:
         if self._worker is not None and (task is None or task.done()):
             run = self._services[name].run(self._worker)
             self._tasks[name] = asyncio.create_task(run, name=f"vision {name}")
+
+    async def use_settings(self, settings: Settings) -> tuple[str, ...]:
+        """Go on with other settings; what was started again for them, in words.
+
+        What does not run now takes them when it starts.
+        """
+        before, ordered = self._settings, self._order()
+        self._settings = settings
+        for service in self._services.values():
+            service.settings = settings
+        new_phrases = settings.clip.concepts != before.clip.concepts
+        if new_phrases:
+            self._clip.concepts, self._concepts = (), settings.clip.concepts
+        worker = self._worker
+        if worker is None:
+            return ()
+        if settings.vision.cpu_budget != before.vision.cpu_budget:
+            await self.stop()
+            await self.start()
+            return ("the vision worker",)
+        again: list[str] = []
+        for name, service in self._services.items():
+            other = _model_part(settings, name) != _model_part(before, name)
+            # One that was unloaded by hand stays away.
+            if name in self._tasks and (other or (name == "clip" and new_phrases)):
+                await self.unload(name)
+                self.load(name)
+                again.append(service.title)
+        if self._order() != ordered:
+            with contextlib.suppress(WorkerGone, WorkerRefused, TimeoutError):
+                await worker.ask(self._order(), Done, timeout=ASK_SECONDS)
+                again.append("the capture")
+        return tuple(again)
 
     async def trim(self) -> tuple[int, int]:
         """Let the worker return its allocator's unused memory to the driver.
@@ -404,8 +453,8 @@ class VisionPipeline:
 
     async def _watch_over(self, worker: WorkerHandle) -> None:
         """Ask regularly whether it is well; kill it when it hangs."""
-        limit = self._settings.vision.hang_timeout_seconds
         while True:
+            limit = self._settings.vision.hang_timeout_seconds
             loading = any(s.status.state in ("loading", "moving") for s in self._services.values())
             patience = max(limit, LOADING_HANG_SECONDS) if loading else limit
             try:
@@ -430,7 +479,7 @@ class VisionPipeline:
         match event:
             case Reported():
                 self._publish(event)
-            case Progress() | ModelFell() | ModelBroke():
+            case Progress() | ModelFell() | ModelBroke() | Wanted():
                 self._services[event.model].heard(event)
             case SourceOpened():
                 self._source, self._source_trouble = event.description, ""
@@ -460,3 +509,10 @@ class VisionPipeline:
 
     def _set(self, state: PipelineState, reason: str) -> None:
         self._state, self._reason = state, reason
+
+
+def _model_part(settings: Settings, name: str) -> dict[str, object]:
+    """What a model is loaded with: its section without rates, wishes and lists of phrases."""
+    section = settings.yolo if name == "yolo" else settings.clip
+    elsewhere = {"processing_fps", "device", "profile", "profiles"}
+    return section.model_dump(exclude=elsewhere)

@@ -75,6 +75,10 @@ class ScriptedVision:
     async def stop(self) -> None:
         self.state = "off"
 
+    async def use_settings(self, settings: Settings) -> tuple[str, ...]:
+        self.settings = settings
+        return ()
+
     @property
     def latest(self) -> FrameReport | None:
         return self.report if self.state == "running" else None
@@ -98,8 +102,9 @@ class ScriptedVision:
         return Scores(found, self.report, "cpu", 12.0)
 
     async def use_concepts(self, concepts: tuple[str, ...]) -> None:
-        if self.state != "running":
-            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+        self.choose_from(concepts)
+
+    def choose_from(self, concepts: tuple[str, ...]) -> None:
         self.concepts = concepts
 
     async def look(self, with_image: bool) -> Look:

@@ -219,7 +219,7 @@ def test_doctor_finds_what_does_not_fit(standin_nvml: StandinNvml, tmp_path: Pat
     assert all(c["remedy"] for c in by_check.values())
     assert token not in json.dumps(report)
     [vision_device] = [c for c in findings(report, "device") if c["state"] == "warning"]
-    assert "vision_device is cuda:5" in vision_device["what"]
+    assert "vision_device: is cuda:5" in vision_device["what"]
     # The stand-in's cards exist for the driver alone.
     assert findings(report, "mapping")[0]["state"] == "warning"
 
