@@ -13,20 +13,13 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
+from cogs import texts
 from cogs.embeds import shortened
 from cogs.host import Host, NothingToShow, host_of
-from danzar_gpu.memory import gib
 
 MOST_CHOICES = 25
 """Discord takes no more, and names and values of at most 100 characters."""
 CHARACTERS = 100
-
-SPANS = {
-    "15m": "the last 15 minutes",
-    "1h": "the last hour",
-    "24h": "the last day",
-    "7d": "the last week",
-}
 
 Choices = list[app_commands.Choice[str]]
 Interaction = discord.Interaction[Any]
@@ -61,10 +54,18 @@ async def models(interaction: Interaction, current: str) -> Choices:
     host = _host(interaction)
     if host is None:
         return []
-    shown = {lease.name: f"{lease.name} on {lease.device}" for lease in host.manager.leases}
+    shown = {
+        lease.name: texts.SUGGEST_PLACED.format(name=lease.name, device=lease.device)
+        for lease in host.manager.leases
+    }
     for name, service in host.vision.services.items() if host.vision is not None else ():
-        where = f"on {service.device}" if service.device else service.state
-        shown[name] = f"{name} ({service.model}) {where}" if service.model else f"{name} {where}"
+        called = name
+        if service.model:
+            called = texts.SUGGEST_NAMED.format(name=name, model=service.model)
+        if service.device:
+            shown[name] = texts.SUGGEST_PLACED.format(name=called, device=service.device)
+        else:
+            shown[name] = texts.SUGGEST_STATE.format(name=called, state=service.state)
     return matching(current, sorted(shown.items()))
 
 
@@ -74,14 +75,13 @@ async def cards(interaction: Interaction, current: str) -> Choices:
     if host is None:
         return []
     devices = host.manager.get_all_devices_memory_info().values()
-    simulated = ", simulated" if host.simulated else ""
+    template = texts.SUGGEST_CARD_SIMULATED if host.simulated else texts.SUGGEST_CARD
     return matching(
         current,
         [
             (
-                f"cuda:{device.index}",
-                f"cuda:{device.index} {device.name} "
-                f"({gib(device.free_bytes):.1f}GB free{simulated})",
+                device.device,
+                template.format(device=device.device, name=device.name, free=device.free_gb),
             )
             for device in devices
         ],
@@ -90,7 +90,9 @@ async def cards(interaction: Interaction, current: str) -> Choices:
 
 async def spans(_interaction: Interaction, current: str) -> Choices:
     """How far back a history goes."""
-    return matching(current, [(span, f"{span}: {words}") for span, words in SPANS.items()])
+    known = texts.HISTORY_SPANS
+    options = ((span, texts.SUGGEST_SPAN.format(span=span, words=known[span])) for span in known)
+    return matching(current, options)
 
 
 async def profiles(interaction: Interaction, current: str) -> Choices:
@@ -98,7 +100,11 @@ async def profiles(interaction: Interaction, current: str) -> Choices:
     host = _host(interaction)
     known = host.settings.clip.profiles if host is not None else {}
     return matching(
-        current, [(name, f"{name} ({len(known[name])} phrases)") for name in sorted(known)]
+        current,
+        [
+            (name, texts.SUGGEST_PROFILE.format(name=name, count=len(known[name])))
+            for name in sorted(known)
+        ],
     )
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from cogs import texts
 from danzar_gpu.holders import Shares
 from danzar_gpu.memory import gib
 
 CELLS = 12
 LLM, PROMISED, OURS, OTHER, FREE = "🟦", "🟪", "🟩", "🟧", "⬛"
-LEGEND = (
-    f"{LLM} main LLM · {PROMISED} promised to it · {OURS} vision · {OTHER} other programs · "
-    f"{FREE} free"
-)
+LEGEND = texts.BAR_LEGEND.format(llm=LLM, promised=PROMISED, ours=OURS, other=OTHER, free=FREE)
 NOTABLE = 0.01
 """A share of the card below which a part gets no square of its own."""
 
 
 def parts(shares: Shares) -> tuple[tuple[str, str, int], ...]:
     """(square, name, bytes), in the order of the bar."""
+    names = texts.BAR_PARTS
     return (
-        (LLM, "LLM", shares.llm),
-        (PROMISED, "promised", shares.promised),
-        (OURS, "vision", shares.ours),
-        (OTHER, "other", shares.other),
-        (FREE, "free", shares.free),
+        (LLM, names["llm"], shares.llm),
+        (PROMISED, names["promised"], shares.promised),
+        (OURS, names["ours"], shares.ours),
+        (OTHER, names["other"], shares.other),
+        (FREE, names["free"], shares.free),
     )
 
 
@@ -49,8 +48,8 @@ def bar(shares: Shares, cells: int = CELLS) -> str:
 def figures(shares: Shares) -> str:
     """The parts that are there, in GB: ``🟦 LLM 6.2 · ⬛ free 4.9 GB``."""
     named = [
-        f"{square} {name} {gib(size):.1f}"
+        texts.BAR_PART.format(square=square, name=name, size=gib(size))
         for square, name, size in parts(shares)
         if size >= NOTABLE * shares.total or square == FREE
     ]
-    return " · ".join(named) + " GB"
+    return texts.BAR_FIGURES.format(parts=" · ".join(named))

@@ -31,6 +31,7 @@ from bot.vision.pipeline import VisionUnavailable
 from cogs import texts
 from cogs.access import MayNotControl
 from cogs.embeds import plain, sentence, shortened
+from cogs.host import prefix_of
 from danzar_gpu import AdmissionRefused
 from danzar_gpu.probes import ProbeError
 
@@ -76,11 +77,11 @@ class ErrorAnswers(commands.Cog, name="Errors", command_attrs={"hidden": True}):
         """What fails before a hybrid command's own error handling, or without a command."""
         cause = unwrapped(error)
         if isinstance(cause, app_commands.CommandNotFound | app_commands.CommandSignatureMismatch):
-            text = texts.OLD_COMMANDS
+            text = texts.OLD_COMMANDS.format(prefix=prefix_of(self.bot))
         elif isinstance(cause, app_commands.CheckFailure | MayNotControl):
             text = str(cause) or texts.MAY_NOT_USE
         elif isinstance(cause, IN_OUR_WORDS):
-            text = in_our_words(cause)
+            text = in_our_words(cause, prefix_of(self.bot))
         else:
             text = report_defect(error, f"slash command {interaction.command!r}")
         try:
@@ -187,22 +188,22 @@ def _bad_input(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | 
     elif isinstance(error, commands.MissingRequiredArgument):
         what = texts.MISSING.format(name=error.param.name)
     else:
-        what = sentence(shortened(str(error), 500)) or texts.UNREADABLE
+        what = sentence(shortened(str(error), 500), ctx.clean_prefix) or texts.UNREADABLE
     return texts.SEE_HELP.format(what=what, prefix=ctx.clean_prefix, command=name)
 
 
-def _known(error: BaseException, _ctx: commands.Context[DanzarBot]) -> str | None:
+def _known(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | None:
     if isinstance(error, IN_OUR_WORDS):
-        return in_our_words(error)
+        return in_our_words(error, ctx.clean_prefix)
     if isinstance(error, discord.Forbidden):
         log.warning("Discord did not allow an answer: %s", error)
         return texts.NO_POSTING
     return None
 
 
-def in_our_words(error: BaseException) -> str:
+def in_our_words(error: BaseException, prefix: str) -> str:
     """A failure of ours as a chat line."""
-    return texts.OUR_WORDS.format(reason=sentence(shortened(str(error), 1500)))
+    return texts.OUR_WORDS.format(reason=sentence(shortened(str(error), 1500), prefix))
 
 
 def report_defect(error: BaseException, where: str) -> str:

@@ -10,10 +10,9 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from bot.chat_state import ChatState
-from cogs import autocomplete
+from cogs import autocomplete, texts
 from cogs.access import button_refusal, controls
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, plain, sentence, shortened
+from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from cogs.gpu_parts.alerts import AlertDesk, Listener, duration, level_words
 from cogs.gpu_parts.control import Action, Control
 from cogs.gpu_parts.dashboard import Dashboard
@@ -41,7 +40,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         self.bot = bot
         self.host = host_of(bot)
         self.manager = self.host.manager
-        chats = self.host.context.chats if self.host.context is not None else ChatState()
+        chats = self.host.chats
         self.pictures = Pictures(self.host)
         self.dashboard = Dashboard(bot, self.host, chats, self.pictures)
         self.alert_desk = AlertDesk(bot, self.host, chats)
@@ -98,7 +97,10 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         reading = await self.read(ctx)
         device, reason = self.manager.get_best_vision_device()
-        lines = [f"Device: {report.device_text(device)}", f"Reason: {sentence(reason)}"]
+        lines = [
+            texts.STATUS_DEVICE.format(device=report.device_text(device)),
+            texts.STATUS_REASON.format(reason=sentence(reason, self.host.prefix)),
+        ]
         if reading.note:
             lines.append(reading.note)
         embed = discord.Embed(
@@ -146,7 +148,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         reading = await self.read(ctx)
         answer = self.manager.fit(wanted.need, wanted.name, wanted.holder)
         if answer is None:
-            await ctx.send(reading.note or "⚠️ The cards were not read yet. Try again in a moment.")
+            await ctx.send(reading.note or texts.NO_READING)
             return
         await ctx.send(embed=fit_embed(self.host, wanted.title, wanted.need, answer))
 
@@ -165,8 +167,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         span = span.lower()
         if span not in SPANS:
             if card is not None:
+                known = ", ".join(SPANS)
                 raise commands.BadArgument(
-                    f"“{shortened(span, 20)}” is no time span. There are: {', '.join(SPANS)}."
+                    texts.HISTORY_NO_SPAN.format(span=shortened(span, 20), known=known)
                 )
             span, card = DEFAULT_SPAN, span
         index = None if card is None else int(self.control.card_named(card).removeprefix("cuda:"))
@@ -225,8 +228,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         where = channel or ctx.channel
         self._require_reach(ctx, channel)
         ended = await self.dashboard.close(where.id)
-        text = "📟 The panel has ended." if ended else "📟 There is no panel to end here."
-        await ctx.send(text, ephemeral=True)
+        await ctx.send(texts.PANEL_CLOSED if ended else texts.PANEL_NONE, ephemeral=True)
 
     # Acting
 
@@ -246,17 +248,12 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         else:
             self.manager.start_monitoring()
         if self.manager.monitoring_enabled:
-            text = (
-                "🟢 GPU memory monitoring is **on**: a reading every "
-                f"{config.memory_check_interval:g} s (sooner while memory is tight), and a warning "
-                f"above {config.high_utilization_percent:g}%."
+            text = texts.MONITOR_ON.format(
+                interval=config.memory_check_interval, percent=config.high_utilization_percent
             )
         else:
-            text = (
-                "🔴 GPU memory monitoring is **off**: no readings, no warnings. "
-                "`gpu status` still reads the cards when it is asked to."
-            )
-        await ctx.send(text)
+            text = texts.MONITOR_OFF.format(prefix=self.host.prefix)
+        await ctx.send(text, ephemeral=True)
 
     @gpu.command(name="log", brief="Write the status to the log")
     @commands.cooldown(2, 10, PER_GUILD)
@@ -266,13 +263,12 @@ class GpuCommands(commands.Cog, name="GPU memory"):
 
         Example: `{prefix}gpu log`
         """
-        reading = await self.read(ctx)
+        reading = await self.read(ctx, ephemeral=True)
         self.manager.log_memory_status()
         count = len(reading.devices)
-        devices = "1 device" if count == 1 else f"{count} devices"
-        simulated = " (simulated)" if reading.simulated else ""
-        note = f"\n{reading.note}" if reading.note else ""
-        await ctx.send(f"📝 The GPU memory status of {devices}{simulated} is in the log.{note}")
+        devices = texts.LOGGED_DEVICES["one" if count == 1 else "many"].format(count=count)
+        text = texts.LOGGED.format(devices=self.host.titled(devices))
+        await ctx.send(f"{text}\n{reading.note}" if reading.note else text, ephemeral=True)
 
     @gpu.command(name="offload", brief="Send a model to the CPU")
     @app_commands.autocomplete(model=autocomplete.models)
@@ -285,7 +281,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         name, who = self.control.model_named(model), ctx.author.display_name
         warning = self.control.warning_of_offload(name)
-        await self.confirm(ctx, warning, "Offload", lambda: self.control.offload(name, who))
+        await self.confirm(ctx, warning, texts.OFFLOAD, lambda: self.control.offload(name, who))
 
     @gpu.command(name="restore", brief="Let a model back on a card")
     @app_commands.autocomplete(model=autocomplete.models)
@@ -320,7 +316,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         wanted, who = self.control.reservation(size), ctx.author.display_name
         warning = self.control.warning_of_reserve(wanted)
-        await self.confirm(ctx, warning, "Reserve", lambda: self.control.reserve(wanted, who))
+        await self.confirm(ctx, warning, texts.RESERVE, lambda: self.control.reserve(wanted, who))
 
     @gpu.command(name="prefer", brief="Choose vision's card")
     @app_commands.autocomplete(card=autocomplete.cards)
@@ -343,10 +339,10 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         Example: `{prefix}gpu reset`
         """
         if not self.manager.choices.made:
-            await ctx.send("↩️ Nothing was chosen in chat: all is as configured.", ephemeral=True)
+            await ctx.send(texts.RESET_NOTHING, ephemeral=True)
             return
         warning, who = self.control.warning_of_reset(), ctx.author.display_name
-        await self.confirm(ctx, warning, "Reset", lambda: self.control.reset(who))
+        await self.confirm(ctx, warning, texts.RESET, lambda: self.control.reset(who))
 
     # Alerts
 
@@ -382,8 +378,10 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         Examples: `{prefix}gpu alerts here` · `{prefix}gpu alerts here @Crew`
         """
         listener = await self.alert_desk.listen(ctx.channel.id, mention.id if mention else None)
-        mentioned = f", and mention {plain(mention.name)}" if mention is not None else ""
-        text = f"🔔 Alerts come here{mentioned}: {level_words(listener.level)}."
+        kinds = level_words(listener.level)
+        text = texts.ALERTS_HERE.format(kinds=kinds)
+        if mention is not None:
+            text = texts.ALERTS_HERE_MENTION.format(kinds=kinds, role=plain(mention.name))
         await ctx.send(text, ephemeral=True)
 
     @alerts.command(name="off", brief="No alerts in this channel")
@@ -395,8 +393,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         Example: `{prefix}gpu alerts off`
         """
         ended = await self.alert_desk.leave(ctx.channel.id)
-        text = "🔕 No more alerts here." if ended else "🔕 There were no alerts here."
-        await ctx.send(text, ephemeral=True)
+        await ctx.send(texts.ALERTS_OFF if ended else texts.ALERTS_OFF_ALREADY, ephemeral=True)
 
     @alerts.command(name="level", brief="Which alerts")
     @commands.cooldown(2, 10, PER_GUILD)
@@ -410,7 +407,8 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         listener = self._listener(ctx)
         await self.alert_desk.set_level(listener, level)
-        await ctx.send(f"🔔 From now on: {level_words(listener.level)}.", ephemeral=True)
+        kinds = level_words(listener.level)
+        await ctx.send(texts.ALERTS_FROM_NOW.format(kinds=kinds), ephemeral=True)
 
     @alerts.command(name="mute", brief="No new alerts for a while")
     @app_commands.describe(time="30m, 2h, 1d; off ends it")
@@ -424,9 +422,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         listener = self._listener(ctx)
         await self.alert_desk.mute(listener, duration(time))
         if self.alert_desk.is_muted(listener):
-            text = f"🔕 No new alerts until <t:{listener.muted_until:.0f}:f>."
+            text = texts.ALERTS_MUTE.format(until=listener.muted_until)
         else:
-            text = "🔔 Alerts come again."
+            text = texts.ALERTS_UNMUTE
         await ctx.send(text, ephemeral=True)
 
     # How it is answered
@@ -440,17 +438,21 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         desk = self.alert_desk
         listener = desk.listeners.get(ctx.channel.id)
         if listener is None:
-            words = "No alerts come to this channel. `gpu alerts here` changes that."
+            words = texts.ALERTS_NONE.format(prefix=self.host.prefix)
         else:
             level: Level = listener.level
-            words = f"**{level}**: {level_words(level)}."
+            words = texts.ALERTS_LEVEL.format(level=level, kinds=level_words(level))
             if desk.is_muted(listener):
-                words += f"\n🔕 No new ones until <t:{listener.muted_until:.0f}:f>."
+                words += "\n" + texts.ALERTS_MUTED.format(until=listener.muted_until)
             if listener.role_id is not None:
-                words += f"\n<@&{listener.role_id}> is mentioned when one opens."
-        embed = discord.Embed(title="🔔 Alerts", description=words, colour=NEUTRAL)
-        lines = [f"• {sentence(shortened(alert.text, 300))}" for alert in desk.open]
-        embed.add_field(name="Wrong now", value=shortened("\n".join(lines), 1000) or "Nothing.")
+                words += "\n" + texts.ALERTS_MENTION.format(role=listener.role_id)
+        title = self.host.titled(texts.ALERTS_TITLE)
+        embed = discord.Embed(title=title, description=words, colour=NEUTRAL)
+        lines = [
+            texts.ALERTS_LINE.format(text=sentence(shortened(alert.text, 300), self.host.prefix))
+            for alert in desk.open
+        ]
+        embed.add_field(name=texts.ALERTS_NOW, value=fitted(lines) or texts.ALERTS_NOTHING)
         await ctx.send(embed=embed)
 
     async def open_panel(self, ctx: Context, channel: discord.TextChannel | None) -> None:
@@ -461,13 +463,12 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             panel = await self.dashboard.open(where.id)
         except ChannelGone:
             await self.dashboard.close(where.id)
-            raise commands.BadArgument("I can't see that channel.") from None
+            raise commands.BadArgument(texts.CHANNEL_UNSEEN) from None
         if panel.message.trouble:
-            text = (
-                f"⚠️ The panel is not there yet: {sentence(panel.message.trouble)}. I go on trying."
-            )
+            reason = sentence(panel.message.trouble, self.host.prefix)
+            text = texts.PANEL_NOT_YET.format(reason=reason)
         else:
-            text = f"📟 The live panel is in <#{where.id}>."
+            text = texts.PANEL_POSTED.format(channel=where.id)
         await ctx.send(text, ephemeral=True)
 
     async def act(self, ctx: Context, action: Action) -> None:
@@ -480,29 +481,31 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """Ask first, for what hurts; then as ``act``."""
 
         async def go(interaction: discord.Interaction[Any]) -> None:
-            await interaction.response.edit_message(content="⏳ On it …", view=None)
+            await interaction.response.edit_message(content=texts.ON_IT, view=None)
             outcome = await action()
             embed = outcome.embed(self.host, interaction.user.display_name)
             await interaction.edit_original_response(content=None, embed=embed)
 
         view = Confirm(ctx.author.id, go, button_refusal, yes=yes)
-        view.message = await ctx.send(f"❓ {warning}", view=view, ephemeral=True)
+        question = texts.QUESTION.format(warning=warning)
+        view.message = await ctx.send(question, view=view, ephemeral=True)
 
-    async def read(self, ctx: Context | None = None) -> Reading:
-        """A fresh reading, or the last one with the reason why it isn't fresh."""
+    async def read(self, ctx: Context | None = None, *, ephemeral: bool = False) -> Reading:
+        """A fresh reading, or the last one with the reason why it isn't fresh.
+
+        When it takes long Discord is told that the answer will come, ``ephemeral`` or not.
+        """
         reading = asyncio.ensure_future(take_reading(self.host))
         if ctx is not None:
             await asyncio.wait({reading}, timeout=SLOW_SECONDS)
             if not reading.done():
-                await ctx.defer()
+                await ctx.defer(ephemeral=ephemeral)
         return await reading
 
     def _listener(self, ctx: Context) -> Listener:
         listener = self.alert_desk.listeners.get(ctx.channel.id)
         if listener is None:
-            raise commands.BadArgument(
-                "No alerts come to this channel: begin with gpu alerts here."
-            )
+            raise commands.BadArgument(texts.ALERTS_NOT_HERE.format(prefix=ctx.clean_prefix))
         return listener
 
     @staticmethod
@@ -512,9 +515,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             return
         member = ctx.author
         if not isinstance(member, discord.Member) or channel.guild.id != member.guild.id:
-            raise commands.BadArgument("That channel is not in this server.")
+            raise commands.BadArgument(texts.CHANNEL_ELSEWHERE)
         if not channel.permissions_for(member).send_messages:
-            raise commands.BadArgument("You may not post in that channel yourself.")
+            raise commands.BadArgument(texts.CHANNEL_NOT_YOURS)
 
 
 async def setup(bot: commands.Bot) -> None:

@@ -43,8 +43,7 @@ class Host:
     vision: VisionPipeline | None
     context: AppContext | None
     """Danzar's own; ``None`` in somebody else's bot."""
-    prefix: str = "/"
-    """What stands before a typed command, for words in which no command's context is at hand."""
+    given_prefix: str = "/"
     chats: ChatState = field(default_factory=ChatState)
     """What chats were told to keep; in somebody else's bot as long as the cog is loaded."""
     background: Background = field(default_factory=Background)
@@ -53,6 +52,11 @@ class Host:
     def settings(self) -> Settings:
         """The settings in use: a reload replaces them."""
         return self.given if self.context is None else self.context.settings
+
+    @property
+    def prefix(self) -> str:
+        """What stands before a typed command, where no command's own context is at hand."""
+        return self.given_prefix if self.context is None else self.settings.discord.prefix
 
     @property
     def simulated(self) -> bool:
@@ -98,7 +102,10 @@ def host_of(bot: commands.Bot) -> Host:
 
 def prefix_of(bot: commands.Bot) -> str:
     """The prefix, or the first of several; ``/`` where only a message tells: slash always works."""
-    prefix: Any = bot.command_prefix
+    context: AppContext | None = getattr(bot, "app_context", None)
+    if context is not None:
+        return context.settings.discord.prefix
+    prefix: Any = getattr(bot, "command_prefix", None)
     if isinstance(prefix, list | tuple) and prefix:
         prefix = cast("tuple[Any, ...]", prefix)[0]
     return prefix if isinstance(prefix, str) else "/"

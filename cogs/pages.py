@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import discord
+from discord.ext import commands
 
+from cogs import texts
 from cogs.errors import IN_OUR_WORDS, in_our_words, report_defect
+from cogs.host import prefix_of
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +22,10 @@ Interaction = discord.Interaction[Any]
 
 async def answer_failure(interaction: Interaction, error: Exception, where: str) -> None:
     """Say what happened to whoever pressed a button; a defect goes to the log in full."""
-    text = in_our_words(error) if isinstance(error, IN_OUR_WORDS) else report_defect(error, where)
+    if isinstance(error, IN_OUR_WORDS):
+        text = in_our_words(error, prefix_of(cast(commands.Bot, interaction.client)))
+    else:
+        text = report_defect(error, where)
     try:
         if interaction.response.is_done():
             await interaction.followup.send(text, ephemeral=True)
@@ -40,10 +46,7 @@ class OwnView(discord.ui.View):
     async def interaction_check(self, interaction: Interaction, /) -> bool:
         if interaction.user.id == self.author_id:
             return True
-        await interaction.response.send_message(
-            "These buttons belong to whoever asked. The same command gives you your own.",
-            ephemeral=True,
-        )
+        await interaction.response.send_message(texts.BUTTON_NOT_YOURS, ephemeral=True)
         return False
 
     async def on_error(
@@ -72,7 +75,7 @@ class Pages(OwnView):
         for number, embed in enumerate(self.pages, 1):
             if len(self.pages) > 1:
                 footer = embed.footer.text
-                words = f"page {number} of {len(self.pages)}"
+                words = texts.STATUS_PAGE.format(page=number, pages=len(self.pages))
                 embed.set_footer(text=f"{footer} · {words}" if footer else words)
         self._arrange()
 
@@ -94,11 +97,11 @@ class Pages(OwnView):
         self._arrange()
         await interaction.response.edit_message(embed=self.embed, view=self)
 
-    @discord.ui.button(label="Previous", emoji="◀️", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_BACK, emoji="◀️", style=discord.ButtonStyle.secondary)
     async def back(self, interaction: Interaction, _button: discord.ui.Button[Any]) -> None:
         await self._turn(interaction, -1)
 
-    @discord.ui.button(label="Next", emoji="▶️", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_NEXT, emoji="▶️", style=discord.ButtonStyle.secondary)
     async def forward(self, interaction: Interaction, _button: discord.ui.Button[Any]) -> None:
         await self._turn(interaction, 1)
 
@@ -126,18 +129,18 @@ class Confirm(OwnView):
         if not await super().interaction_check(interaction):
             return False
         if (why := await self._refusal(interaction)) is not None:
-            await interaction.response.send_message(f"🔒 {why}", ephemeral=True)
+            await interaction.response.send_message(texts.LOCKED.format(reason=why), ephemeral=True)
             return False
         return True
 
-    @discord.ui.button(label="Yes", style=discord.ButtonStyle.danger)
+    @discord.ui.button(label=texts.BUTTON_YES, style=discord.ButtonStyle.danger)
     async def go(self, interaction: Interaction, _button: discord.ui.Button[Any]) -> None:
         if self.is_finished():
             return
         self.stop()
         await self._act(interaction)
 
-    @discord.ui.button(label="Cancel", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_CANCEL, style=discord.ButtonStyle.secondary)
     async def cancel(self, interaction: Interaction, _button: discord.ui.Button[Any]) -> None:
         self.stop()
-        await interaction.response.edit_message(content="Nothing was changed.", view=None)
+        await interaction.response.edit_message(content=texts.CANCELLED, view=None)

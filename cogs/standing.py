@@ -25,6 +25,8 @@ from typing import Any
 import aiohttp
 import discord
 
+from cogs import texts
+
 log = logging.getLogger(__name__)
 
 UNKNOWN_CHANNEL = 10003
@@ -254,7 +256,9 @@ def _raise_if_gone(error: discord.NotFound) -> None:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, discord.Forbidden):
-        return "I may not post there: I need to see the channel, send messages and embed links"
+        return texts.STANDING_FORBIDDEN
     if isinstance(error, TimeoutError):
-        return "Discord did not answer in time"
-    return f"Discord: {error}" if isinstance(error, discord.HTTPException) else str(error)
+        return texts.STANDING_SILENT
+    if isinstance(error, discord.HTTPException):
+        return texts.STANDING_REFUSED.format(error=error)
+    return str(error)

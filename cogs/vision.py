@@ -15,6 +15,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.context import PRIVATE_FREE_SOURCE
+from bot.vision import chosen
 from bot.vision.asking import MAX_CHARACTERS, phrase_of
 from bot.vision.pipeline import VisionUnavailable
 from bot.vision.reports import FrameReport
@@ -48,6 +49,7 @@ PROGRESS_SECONDS = 2.0
 START_LIMIT_SECONDS = 600.0
 MOST_PHRASES = 64
 COMING = ("loading", "moving")
+WATCHES = "watches"
 
 Answer = TypeVar("Answer")
 
@@ -63,10 +65,11 @@ class VisionCommands(commands.Cog, name="Vision"):
         self.pipeline = self.host.vision
         self.timeline = Timeline()
         self.alerts = WatchAlerts(bot)
-        self.desk = WatchDesk(self.pipeline, self.host.run_in_background, self.alerts.show)
+        self.desk = WatchDesk(self.pipeline, self.host.run_in_background, self._tell)
         self._unsubscribe: Callable[[], None] = lambda: None
 
     async def cog_load(self) -> None:
+        self.desk.recall(self.host.chats.section(WATCHES).values(), time.time())
         self._unsubscribe = self.pipeline.subscribe(self._heard)
 
     async def cog_unload(self) -> None:
@@ -85,7 +88,7 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision`
         """
-        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated))
+        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated, self.host.prefix))
 
     @vision.command(name="status", brief="Models, devices and frames")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -94,7 +97,7 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision status`
         """
-        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated))
+        await ctx.send(embed=status_embed(self.pipeline, self.host.simulated, self.host.prefix))
 
     @vision.command(name="look", brief="What is on the screen now")
     @commands.cooldown(2, 6, commands.BucketType.user)
@@ -125,7 +128,9 @@ class VisionCommands(commands.Cog, name="Vision"):
 
         Example: `{prefix}vision timeline`
         """
-        await ctx.send(embed=timeline_embed(self.timeline.moments, self.host.simulated))
+        host = self.host
+        embed = timeline_embed(self.timeline.moments, host.simulated, host.prefix)
+        await ctx.send(embed=embed)
 
     @vision.command(name="classes", brief="What YOLO looks for")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -138,7 +143,11 @@ class VisionCommands(commands.Cog, name="Vision"):
         service = self.pipeline.services.get("yolo")
         reason = service.reason if service is not None and service.state != "running" else ""
         embed = classes_embed(
-            settings.classes, settings.confidence_threshold, self.pipeline.latest, reason
+            settings.classes,
+            settings.confidence_threshold,
+            self.pipeline.latest,
+            reason,
+            self.host.prefix,
         )
         await ctx.send(embed=embed)
 
@@ -157,7 +166,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         phrase = phrase_of(question)
         if not phrase:
-            raise commands.BadArgument(texts.ASK_NOTHING)
+            raise commands.BadArgument(texts.ASK_NOTHING.format(prefix=ctx.clean_prefix))
         scoring = asyncio.ensure_future(self.pipeline.score((phrase,)))
         await asyncio.wait({scoring}, timeout=SLOW_SECONDS)
         waiting = None
@@ -168,11 +177,12 @@ class VisionCommands(commands.Cog, name="Vision"):
         except VisionUnavailable as error:
             if waiting is None:
                 raise
-            await edited(waiting, copy_context(), content=in_our_words(error))
+            await edited(waiting, copy_context(), content=in_our_words(error, ctx.clean_prefix))
             return
         clip = self.pipeline.services.get("clip")
         asked = shortened(" ".join(question.split()).strip("\"'“”"), MAX_CHARACTERS)
-        embed = ask_embed(asked, phrase, scores, clip.model if clip is not None else "")
+        model = clip.model if clip is not None else ""
+        embed = ask_embed(asked, phrase, scores, model, self.host.prefix)
         if waiting is None:
             await ctx.send(embed=embed)
         else:
@@ -186,7 +196,9 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision concepts`
         """
         profiles = self.host.settings.clip.profiles
-        await ctx.send(embed=concepts_embed(self.pipeline.concepts, profiles))
+        choice = chosen.recalled(self.host.chats)
+        prefix = self.host.prefix
+        await ctx.send(embed=concepts_embed(self.pipeline.concepts, profiles, choice, prefix))
 
     @concepts.command(name="profile", brief="Use a game profile's phrases")
     @app_commands.describe(name="One of the profiles in the configuration")
@@ -213,21 +225,21 @@ class VisionCommands(commands.Cog, name="Vision"):
     @commands.cooldown(2, 10, commands.BucketType.guild)
     @controls()
     async def set_phrases(self, ctx: commands.Context[DanzarBot], *, phrases: str) -> None:
-        """Lets CLIP choose from these phrases, until the bot's next start.
+        """Lets CLIP choose from these phrases, until they are reset.
 
         Example: `{prefix}vision concepts set a boss fight; low health; a shop`
         """
         given = (" ".join(phrase.split()).strip("\"'") for phrase in phrases.split(";"))
-        chosen = tuple(dict.fromkeys(filter(None, given)))
-        if len(chosen) < 2:
+        wanted = tuple(dict.fromkeys(filter(None, given)))
+        if len(wanted) < 2:
             raise commands.BadArgument(texts.TOO_FEW_PHRASES)
-        if len(chosen) > MOST_PHRASES:
-            wrong = texts.TOO_MANY_PHRASES.format(count=len(chosen), most=MOST_PHRASES)
+        if len(wanted) > MOST_PHRASES:
+            wrong = texts.TOO_MANY_PHRASES.format(count=len(wanted), most=MOST_PHRASES)
             raise commands.BadArgument(wrong)
-        if long := next((phrase for phrase in chosen if len(phrase) > MAX_CHARACTERS), None):
+        if long := next((phrase for phrase in wanted if len(phrase) > MAX_CHARACTERS), None):
             shown = shortened(long, 40)
             raise commands.BadArgument(texts.LONG_PHRASE.format(phrase=shown, most=MAX_CHARACTERS))
-        await self._choose(ctx, chosen)
+        await self._choose(ctx, wanted)
 
     @concepts.command(name="reset", brief="Back to the configuration's phrases")
     @commands.cooldown(2, 10, commands.BucketType.guild)
@@ -239,16 +251,20 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         configured = self.host.settings.clip.concepts
         await in_time(ctx, self.pipeline.use_concepts(configured), ephemeral=True)
+        await self.host.chats.remove(chosen.SECTION, chosen.KEY)
         text = texts.CONCEPTS_RESET.format(count=len(configured))
         await ctx.send(text, ephemeral=True)
 
-    async def _choose(self, ctx: commands.Context[DanzarBot], chosen: tuple[str, ...]) -> None:
-        await in_time(ctx, self.pipeline.use_concepts(chosen), ephemeral=True)
+    async def _choose(self, ctx: commands.Context[DanzarBot], phrases: tuple[str, ...]) -> None:
+        await in_time(ctx, self.pipeline.use_concepts(phrases), ephemeral=True)
+        choice = chosen.ChosenPhrases(phrases, ctx.author.display_name, time.time())
+        await self.host.chats.put(chosen.SECTION, chosen.KEY, choice.entry)
         who = f"{ctx.author} ({ctx.author.id})"
-        log.info("%s lets CLIP choose from %d phrases: %s", who, len(chosen), "; ".join(chosen))
-        phrases = shortened("; ".join(plain(phrase) for phrase in chosen), 1500)
-        text = texts.CONCEPTS_CHANGED.format(count=len(chosen), phrases=phrases)
-        await ctx.send(f"{text}\n{texts.CONCEPTS_UNTIL}", ephemeral=True)
+        log.info("%s lets CLIP choose from %d phrases: %s", who, len(phrases), "; ".join(phrases))
+        listed = shortened("; ".join(plain(phrase) for phrase in phrases), 1500)
+        text = texts.CONCEPTS_CHANGED.format(count=len(phrases), phrases=listed)
+        until = texts.CONCEPTS_UNTIL.format(prefix=self.host.prefix)
+        await ctx.send(f"{text}\n{until}", ephemeral=True)
 
     # --- what is watched for ------------------------------------------------------------------
 
@@ -269,9 +285,11 @@ class VisionCommands(commands.Cog, name="Vision"):
         what = what.removeprefix("add ").strip("\"'“”")[:MAX_CHARACTERS]
         if not what:
             raise commands.BadArgument(texts.WATCH_EMPTY)
-        await ctx.send(self._add_watch(ctx, what), ephemeral=True)
+        watch, answer = self._add_watch(ctx, what)
+        await self._keep(watch)
+        await ctx.send(answer, ephemeral=True)
 
-    def _add_watch(self, ctx: commands.Context[DanzarBot], what: str) -> str:
+    def _add_watch(self, ctx: commands.Context[DanzarBot], what: str) -> tuple[Watch, str]:
         name = what.casefold().replace(" ", "_")
         label = next(
             (known for known in self.host.settings.yolo.classes if known.casefold() == name), None
@@ -288,7 +306,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         except TooManyWatches as error:
             raise commands.BadArgument(str(error)) from error
         if watch.number in before:
-            return texts.WATCH_ADDED_ALREADY.format(number=watch.number)
+            return watch, texts.WATCH_ADDED_ALREADY.format(number=watch.number)
         log.info("%s (%d) watches for %r", ctx.author, ctx.author.id, watch.what)
         lines = [
             texts.WATCH_ADDED.format(
@@ -296,11 +314,22 @@ class VisionCommands(commands.Cog, name="Vision"):
                 kind=texts.WATCH_KINDS[watch.kind],
                 sustain=SUSTAIN_SECONDS,
                 number=watch.number,
+                prefix=self.host.prefix,
             )
         ]
         if self.pipeline.state != "running":
-            lines.append(texts.WATCH_VISION_OFF.format(state=self.pipeline.state))
-        return "\n".join(lines)
+            off = texts.WATCH_VISION_OFF
+            lines.append(off.format(state=self.pipeline.state, prefix=self.host.prefix))
+        return watch, "\n".join(lines)
+
+    async def _tell(self, watch: Watch) -> None:
+        await self.alerts.show(watch)
+        await self._keep(watch)
+
+    async def _keep(self, watch: Watch) -> None:
+        """A watch outlives a restart, and so does the message that it is in."""
+        if watch.number in self.desk.watches:
+            await self.host.chats.put(WATCHES, str(watch.number), watch.entry)
 
     @watch.command(name="list", brief="What is watched for")
     @commands.cooldown(3, 6, commands.BucketType.user)
@@ -318,10 +347,10 @@ class VisionCommands(commands.Cog, name="Vision"):
             colour=NEUTRAL,
         )
         if self.desk.trouble and any(watch.kind == "phrase" for watch in watches):
-            trouble = texts.WATCH_TROUBLE.format(reason=sentence(self.desk.trouble))
+            trouble = texts.WATCH_TROUBLE.format(reason=sentence(self.desk.trouble, prefix))
             embed.add_field(name="CLIP", value=shortened(trouble, 1024), inline=False)
         if watches:
-            embed.set_footer(text=texts.WATCH_FOOTER.replace("`", ""))
+            embed.set_footer(text=texts.WATCH_FOOTER.format(prefix=prefix))
         await ctx.send(embed=embed)
 
     def _watches_of(self, ctx: commands.Context[DanzarBot]) -> list[Watch]:
@@ -341,9 +370,12 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         watch = next((w for w in self._watches_of(ctx) if w.number == number), None)
         if watch is None:
-            raise commands.BadArgument(texts.WATCH_UNKNOWN.format(number=number))
+            raise commands.BadArgument(
+                texts.WATCH_UNKNOWN.format(number=number, prefix=ctx.clean_prefix)
+            )
         del self.desk.watches[number]
         self.alerts.forget(watch)
+        await self.host.chats.remove(WATCHES, str(number))
         await ctx.send(texts.WATCH_REMOVED.format(what=plain(watch.what)), ephemeral=True)
 
     # --- the switch ---------------------------------------------------------------------------
@@ -357,10 +389,10 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision start`
         """
         if self.pipeline.state in ("starting", "running"):
-            text = texts.STARTING_ALREADY.format(state=self.pipeline.state)
+            text = texts.STARTING_ALREADY.format(state=self.pipeline.state, prefix=self.host.prefix)
             await ctx.send(text, ephemeral=True)
             return
-        message = await ctx.send(texts.STARTING, ephemeral=True)
+        message = await ctx.send(texts.STARTING.format(prefix=self.host.prefix), ephemeral=True)
         if self.host.context is not None:
             self.host.context.start_vision()
         self.host.run_in_background(
@@ -370,18 +402,18 @@ class VisionCommands(commands.Cog, name="Vision"):
     async def _follow_start(self, message: discord.Message, asked_in: Context) -> None:
         """Start, unless that is under way, and edit the answer while the models come up."""
         await self.pipeline.start()
-        shown = texts.STARTING
+        prefix = self.host.prefix
+        shown = texts.STARTING.format(prefix=prefix)
         for _ in range(round(START_LIMIT_SECONDS / PROGRESS_SECONDS)):
             states = [service.state for service in self.pipeline.services.values()]
             if self.pipeline.state in ("failed", "off"):
-                reason = sentence(shortened(self.pipeline.state_reason, 1000))
+                reason = sentence(shortened(self.pipeline.state_reason, 1000), prefix)
                 failed = texts.START_FAILED.format(reason=reason)
                 await edited(message, asked_in, content=failed)
                 return
             there = self.pipeline.state == "running" and not any(s in COMING for s in states)
-            text = progress_text(self.pipeline)
-            if there:
-                text = text.replace(texts.STARTING, texts.STARTED)
+            heading = texts.STARTED if there else texts.STARTING
+            text = progress_text(self.pipeline, heading.format(prefix=prefix))
             if text != shown:
                 await edited(message, asked_in, content=shortened(text, 2000))
                 shown = text
@@ -398,7 +430,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision stop`
         """
         if self.pipeline.state == "off":
-            await ctx.send(texts.OFF_ALREADY, ephemeral=True)
+            await ctx.send(texts.OFF_ALREADY.format(prefix=self.host.prefix), ephemeral=True)
             return
         message = await ctx.send(texts.STOPPING, ephemeral=True)
         self.host.run_in_background(self._stop(message, copy_context()), "stopping vision")
@@ -406,7 +438,7 @@ class VisionCommands(commands.Cog, name="Vision"):
     async def _stop(self, message: discord.Message, asked_in: Context) -> None:
         await self.pipeline.stop()
         self.desk.blind(time.time())
-        await edited(message, asked_in, content=texts.STOPPED)
+        await edited(message, asked_in, content=texts.STOPPED.format(prefix=self.host.prefix))
 
 
 async def in_time(

@@ -1,4 +1,4 @@
-"""A watch's message: one for each episode, edited as things develop."""
+"""One message in chat for each episode of a watch, edited as it goes on."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+import aiohttp
 import discord
 from discord.ext import commands
 
 from bot.vision.watches import Watch
-from cogs.vision_embeds import alert_embed
+from cogs.host import prefix_of
+from cogs.vision_embeds import sighting_embed
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Told:
-    """What Discord shows of a watch."""
+    """How much of a watch's news Discord shows."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    message: discord.Message | discord.PartialMessage | None = None
-    episode: int = 0
     version: int = 0
 
 
@@ -41,23 +41,36 @@ class WatchAlerts:
                 return
             version, episode = watch.version, watch.episode
             try:
-                if told.message is not None and told.episode == episode:
-                    try:
-                        await told.message.edit(embed=alert_embed(watch))
-                    except discord.NotFound:
-                        told.message = await self._post(watch)
-                else:
-                    told.message = await self._post(watch)
-            except discord.HTTPException as error:
+                message_id = await self._edited(watch) or await self._posted(watch)
+            except (discord.HTTPException, aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.warning("could not tell that %r: %s", watch.what, error)
                 return
-            told.version, told.episode = version, episode
+            told.version = version
+            if watch.episode == episode:
+                watch.message_id = message_id
 
-    async def _post(self, watch: Watch) -> discord.Message:
-        channel = self._bot.get_partial_messageable(watch.channel_id, guild_id=watch.guild_id)
-        return await channel.send(
-            embed=alert_embed(watch), allowed_mentions=discord.AllowedMentions.none()
+    async def _edited(self, watch: Watch) -> int | None:
+        """The message's id; ``None`` where there is no message to edit."""
+        if watch.message_id is None:
+            return None
+        message = self._channel(watch).get_partial_message(watch.message_id)
+        try:
+            await message.edit(embed=self._embed(watch))
+        except discord.NotFound:
+            return None
+        return message.id
+
+    async def _posted(self, watch: Watch) -> int:
+        message = await self._channel(watch).send(
+            embed=self._embed(watch), allowed_mentions=discord.AllowedMentions.none()
         )
+        return message.id
+
+    def _channel(self, watch: Watch) -> discord.PartialMessageable:
+        return self._bot.get_partial_messageable(watch.channel_id, guild_id=watch.guild_id)
+
+    def _embed(self, watch: Watch) -> discord.Embed:
+        return sighting_embed(watch, prefix_of(self._bot))
 
     def forget(self, watch: Watch) -> None:
         self._told.pop(watch.number, None)

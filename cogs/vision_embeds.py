@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import discord
 
 from bot.vision.asking import BACKGROUND, Scores, certainty
+from bot.vision.chosen import ChosenPhrases
 from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.timeline import Moment
 from bot.vision.watches import Watch
@@ -28,13 +29,13 @@ STATE_COLOURS = {"running": CALM, "starting": NEUTRAL, "off": NEUTRAL, "failed":
 CERTAINTY_COLOURS = {"yes": CALM, "likely": CALM, "unclear": NEUTRAL}
 
 
-def status_embed(pipeline: VisionPipeline, simulated: bool) -> discord.Embed:
+def status_embed(pipeline: VisionPipeline, simulated: bool, prefix: str) -> discord.Embed:
     """State, source, frames and models."""
     description = [f"**{texts.VISION_STATES.get(pipeline.state, pipeline.state)}**"]
     if pipeline.state_reason:
-        description.append(sentence(pipeline.state_reason))
+        description.append(sentence(pipeline.state_reason, prefix))
     embed = discord.Embed(
-        title=texts.VISION_TITLE + (texts.SIMULATED_GPUS if simulated else ""),
+        title=texts.VISION_TITLE_SIMULATED if simulated else texts.VISION_TITLE,
         description=shortened("\n".join(description), 2000),
         colour=STATE_COLOURS.get(pipeline.state, NEUTRAL),
     )
@@ -43,7 +44,7 @@ def status_embed(pipeline: VisionPipeline, simulated: bool) -> discord.Embed:
         embed.colour = TIGHT
     for name, service in pipeline.services.items():
         title = f"{name.upper()} ({plain(service.model)})" if service.model else name.upper()
-        lines = service_lines(service, said=pipeline.state_reason)
+        lines = service_lines(service, prefix, said=pipeline.state_reason)
         embed.add_field(name=shortened(title, 256), value=fitted(lines), inline=False)
     counts = pipeline.counts
     frames = texts.FRAMES_VALUE.format(
@@ -57,15 +58,16 @@ def status_embed(pipeline: VisionPipeline, simulated: bool) -> discord.Embed:
     return embed
 
 
-def service_lines(service: ServiceStatus, *, said: str = "") -> list[str]:
+def service_lines(service: ServiceStatus, prefix: str, *, said: str = "") -> list[str]:
     """One model: state, device, reason (if not ``said`` above), memory and pace."""
     state = texts.MODEL_STATES.get(service.state, service.state)
-    where = f" on {plain(service.device)}" if service.device else ""
-    lines = [f"{state}{where}"]
+    lines = [state]
+    if service.device:
+        lines = [texts.MODEL_STATE_ON.format(state=state, device=plain(service.device))]
     if service.progress:
         lines.append(plain(service.progress))
     if service.reason and service.reason not in said:
-        lines.append(sentence(service.reason))
+        lines.append(sentence(service.reason, prefix))
     memory: list[str] = []
     if service.predicted_bytes:
         memory.append(texts.MEMORY_EXPECTED.format(size=gib(service.predicted_bytes)))
@@ -81,9 +83,9 @@ def service_lines(service: ServiceStatus, *, said: str = "") -> list[str]:
     return lines
 
 
-def progress_text(pipeline: VisionPipeline) -> str:
-    """How far the start is, a line for each model."""
-    lines = [texts.STARTING]
+def progress_text(pipeline: VisionPipeline, heading: str) -> str:
+    """How far the start is: the heading, and a line for each model."""
+    lines = [heading]
     for name, service in pipeline.services.items():
         state = texts.MODEL_STATES.get(service.state, service.state)
         detail = f": {plain(service.progress)}" if service.progress else ""
@@ -162,7 +164,7 @@ def look_embed(
     if report.unchanged:
         footer.append(texts.UNCHANGED)
     if simulated and "simulated" not in devices:
-        footer.append(texts.SIMULATED_GPUS.strip(" ()"))
+        footer.append(texts.GPUS_SIMULATED)
     embed.set_footer(text=shortened(" · ".join(footer), 2000))
     return embed
 
@@ -184,7 +186,7 @@ def _silence(services: Mapping[str, ServiceStatus], name: str, nothing: str) -> 
     return f"{name.upper()}: {texts.MODEL_STATES.get(service.state, service.state)}"
 
 
-def ask_embed(question: str, phrase: str, scores: Scores, model: str) -> discord.Embed:
+def ask_embed(question: str, phrase: str, scores: Scores, model: str, prefix: str) -> discord.Embed:
     """The answer to ``vision ask``: a word, the figure, and what it is worth."""
     found = scores.probabilities[phrase]
     sure = certainty(found)
@@ -197,25 +199,26 @@ def ask_embed(question: str, phrase: str, scores: Scores, model: str) -> discord
     )
     how = texts.ASK_HOW_BODY.format(count=len(BACKGROUND))
     if model in SMALL_MODELS:
-        how += " " + texts.ASK_SMALL_MODEL.format(model=plain(model))
+        how += " " + texts.ASK_SMALL_MODEL.format(model=plain(model), prefix=prefix)
     embed.add_field(name=texts.ASK_HOW, value=how, inline=False)
     footer = [*frame_words(scores.report), f"{model or 'clip'} on {scores.device}"]
     embed.set_footer(text=shortened(" · ".join([*footer, f"{scores.milliseconds:.0f} ms"]), 2000))
     return embed
 
 
-def timeline_embed(moments: tuple[Moment, ...], simulated: bool) -> discord.Embed:
+def timeline_embed(moments: tuple[Moment, ...], simulated: bool, prefix: str) -> discord.Embed:
     """The newest moments, newest first."""
     lines = [
         _moment_line(moment, going_on=i == len(moments) - 1) for i, moment in enumerate(moments)
     ]
     embed = discord.Embed(
         title=texts.TIMELINE_TITLE,
-        description="\n".join(reversed(lines[-SHOWN_MOMENTS:])) or texts.TIMELINE_EMPTY,
+        description="\n".join(reversed(lines[-SHOWN_MOMENTS:]))
+        or texts.TIMELINE_EMPTY.format(prefix=prefix),
         colour=CALM if lines else NEUTRAL,
     )
     if simulated:
-        embed.set_footer(text=texts.SIMULATED_GPUS.strip(" ()"))
+        embed.set_footer(text=texts.GPUS_SIMULATED)
     return embed
 
 
@@ -235,7 +238,11 @@ def _moment_line(moment: Moment, *, going_on: bool) -> str:
 
 
 def classes_embed(
-    classes: tuple[str, ...], threshold: float, report: FrameReport | None, reason: str
+    classes: tuple[str, ...],
+    threshold: float,
+    report: FrameReport | None,
+    reason: str,
+    prefix: str,
 ) -> discord.Embed:
     """What YOLO is asked for, and what of it is there now."""
     seen = dict(by_label(report.detections)) if report is not None else {}
@@ -253,25 +260,29 @@ def classes_embed(
         title=texts.CLASSES_TITLE, description=fitted(lines, 3000), colour=NEUTRAL
     )
     if reason:
-        embed.add_field(name="YOLO", value=shortened(sentence(reason), 1024), inline=False)
-    embed.set_footer(text=texts.CLASSES_FOOTER.format(threshold=threshold).replace("`", ""))
+        embed.add_field(name="YOLO", value=shortened(sentence(reason, prefix), 1024), inline=False)
+    embed.set_footer(text=texts.CLASSES_FOOTER.format(threshold=threshold))
     return embed
 
 
 def concepts_embed(
-    concepts: tuple[str, ...], profiles: Mapping[str, tuple[str, ...]]
+    concepts: tuple[str, ...],
+    profiles: Mapping[str, tuple[str, ...]],
+    chosen: ChosenPhrases | None,
+    prefix: str,
 ) -> discord.Embed:
     """The phrases in use, and the profiles that there are."""
     using = next((name for name, known in profiles.items() if known == concepts), None)
-    heading = (
-        texts.CONCEPTS_CHOSEN
-        if using is None
-        else texts.CONCEPTS_PROFILE.format(name=plain(shortened(using, 100)))
-    )
-    lines = [f"• {plain(phrase)}" for phrase in concepts]
+    heading: list[str] = []
+    if using is not None:
+        heading.append(texts.CONCEPTS_PROFILE.format(name=plain(shortened(using, 100))))
+    if chosen is not None:
+        who, when = plain(shortened(chosen.who, 60)), _relative(chosen.at)
+        heading.append(texts.CONCEPTS_CHOSEN.format(who=who, when=when, prefix=prefix))
+    lines = [*heading, *(f"• {plain(phrase)}" for phrase in concepts)]
     embed = discord.Embed(
         title=texts.CONCEPTS_TITLE,
-        description=f"**{heading}**\n{fitted(lines, 3000)}",
+        description=fitted(lines, 3500),
         colour=NEUTRAL,
     )
     names = [f"{plain(name)} ({len(known)})" for name, known in profiles.items()]
@@ -295,19 +306,19 @@ def watch_lines(watches: Iterable[Watch]) -> list[str]:
     ]
 
 
-def alert_embed(watch: Watch) -> discord.Embed:
+def sighting_embed(watch: Watch, prefix: str) -> discord.Embed:
     """A watch's message as things stand now."""
-    template = texts.ALERT_THERE if watch.present else texts.ALERT_GONE
+    template = texts.SIGHTING_THERE if watch.present else texts.SIGHTING_GONE
     lines = [template.format(since=_relative(watch.since))]
-    lines.append(texts.ALERT_BEST.format(bar=bar(watch.best), probability=watch.best))
+    lines.append(texts.SIGHTING_BEST.format(bar=bar(watch.best), probability=watch.best))
     if watch.times > 1:
-        lines.append(texts.ALERT_TIMES.format(count=watch.times))
+        lines.append(texts.SIGHTING_TIMES.format(count=watch.times))
     embed = discord.Embed(
-        title=shortened(texts.ALERT_TITLE.format(what=plain(watch.what)), 256),
+        title=shortened(texts.SIGHTING_TITLE.format(what=plain(watch.what)), 256),
         description="\n".join(lines),
         colour=TIGHT if watch.present else NEUTRAL,
     )
-    embed.set_footer(text=texts.ALERT_FOOTER.format(number=watch.number))
+    embed.set_footer(text=texts.SIGHTING_FOOTER.format(number=watch.number, prefix=prefix))
     return embed
 
 

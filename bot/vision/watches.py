@@ -7,10 +7,11 @@ and asks CLIP for phrases that are not among the profile's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from bot.chat_state import Entry
 from bot.vision.asking import Scores
 from bot.vision.reports import FrameReport
 
@@ -31,6 +32,21 @@ DEVELOPED_BY = 0.05
 MOST_WATCHES = 20
 
 Kind = Literal["class", "phrase"]
+KEPT = (
+    "number",
+    "what",
+    "kind",
+    "channel_id",
+    "guild_id",
+    "author_id",
+    "present",
+    "episode",
+    "times",
+    "since",
+    "best",
+    "message_id",
+)
+"""What of a watch outlives a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +84,39 @@ class Watch:
     """When it appeared or went, unix time."""
     best: float = 0.0
     """The highest score of this episode."""
+    message_id: int | None = None
+    """The message that tells of this episode, once there is one."""
     version: int = 0
     """Grows whenever there is something to tell."""
     _candidate_since: float | None = None
     _told_best: float = 0.0
     _told_at: float = 0.0
+
+    @property
+    def entry(self) -> Entry:
+        """What has to outlive a restart, as JSON values."""
+        return {name: getattr(self, name) for name in KEPT}
+
+    @classmethod
+    def recalled(cls, entry: Entry) -> Watch:
+        """The watch of an ``entry``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+        if entry["kind"] not in ("class", "phrase") or not str(entry["what"]):
+            raise ValueError(f"{entry['kind']!r}: {entry['what']!r}")
+        server, message = entry["guild_id"], entry["message_id"]
+        return cls(
+            number=int(entry["number"]),
+            what=str(entry["what"]),
+            kind=entry["kind"],
+            channel_id=int(entry["channel_id"]),
+            guild_id=None if server is None else int(server),
+            author_id=int(entry["author_id"]),
+            present=bool(entry["present"]),
+            episode=int(entry["episode"]),
+            times=int(entry["times"]),
+            since=float(entry["since"]),
+            best=float(entry["best"]),
+            message_id=None if message is None else int(message),
+        )
 
     def observe(self, now: float, score: float, limits: Limits) -> bool:
         """Take one score (0 to 1) at a unix time; whether there is news."""
@@ -102,7 +146,7 @@ class Watch:
             return False
         if self.episode == 0 or self._candidate_since - self.since > COOLDOWN_SECONDS:
             self.episode += 1
-            self.times, self.best = 0, 0.0
+            self.times, self.best, self.message_id = 0, 0.0, None
         self.present, self.since = True, self._candidate_since
         self._candidate_since = None
         self.times += 1
@@ -171,6 +215,18 @@ class WatchDesk:
         self._next += 1
         self.watches[watch.number] = watch
         return watch
+
+    def recall(self, entries: Iterable[Entry], now: float) -> None:
+        """Take up what an earlier run watched for: nothing of it is in sight yet."""
+        for entry in entries:
+            try:
+                watch = Watch.recalled(entry)
+            except (KeyError, TypeError, ValueError) as error:
+                log.warning("a watch that makes no sense is left out: %s (%r)", entry, error)
+                continue
+            self.watches[watch.number] = watch
+            self._next = max(self._next, watch.number + 1)
+        self.blind(now)
 
     def heard(self, report: FrameReport) -> None:
         """Take a frame's report; to be subscribed to the pipeline."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import discord
 from discord.ext import commands, tasks
 
+from cogs import texts
 from cogs.embeds import CALM, FAILED, TIGHT, fitted, sentence, shortened
 from cogs.standing import ChannelGone, Face, StandingMessage
 from danzar_gpu.alerts import (
@@ -36,14 +37,6 @@ SECTION = "alerts"
 LOOP_SECONDS = 5.0
 WORKER_SHOWN_SECONDS = 60.0
 DEVELOPMENTS = 5
-TITLES: dict[Kind, str] = {
-    "pressure": "GPU memory is nearly full",
-    "cpu": "A model runs on the CPU",
-    "llm": "The main LLM is short of room",
-    "driver": "A GPU or its driver is in trouble",
-    "worker": "The vision worker is in trouble",
-    "hot": "A GPU is too hot",
-}
 GRAVE: frozenset[Kind] = LEVELS["critical"]
 
 
@@ -214,7 +207,7 @@ class AlertDesk:
     def _worker_error(self, at: float) -> str | None:
         vision = self._host.vision
         if vision is not None and vision.state == "failed":
-            return vision.state_reason or "it failed"
+            return vision.state_reason or texts.ALERT_WORKER_FAILED
         for event in self._host.manager.events:
             if event.at > self._seen_at:
                 self._seen_at = event.at
@@ -222,7 +215,7 @@ class AlertDesk:
                     self._worker_fell = (at, event.text)
         if self._worker_fell is None or at - self._worker_fell[0] > WORKER_SHOWN_SECONDS:
             return None
-        return f"it is started again: {self._worker_fell[1]}"
+        return texts.ALERT_WORKER_AGAIN.format(reason=self._worker_fell[1])
 
     # Telling
 
@@ -260,27 +253,28 @@ class AlertDesk:
     def face(self, listener: Listener, told: Told) -> Face:
         alert = told.alert
         opened, over = alert.opened_at, alert.resolved_at
-        title = TITLES[alert.kind]
+        grave, prefix = alert.kind in GRAVE, self._host.prefix
         if over is not None:
-            title = f"✅ Over: {within(title)}"
+            title = texts.ALERT_OVER.format(kind=texts.ALERT_KINDS[alert.kind])
+            when = texts.ALERT_SPAN.format(opened=opened, over=over, age=age_text(over - opened))
             colour = CALM
         else:
-            title = f"🚨 {title}" if alert.kind in GRAVE else f"⚠️ {title}"
-            colour = FAILED if alert.kind in GRAVE else TIGHT
+            template = texts.ALERT_GRAVE if grave else texts.ALERT_PLAIN
+            title = template.format(title=texts.ALERT_TITLES[alert.kind])
+            when = texts.ALERT_SINCE.format(opened=opened)
+            colour = FAILED if grave else TIGHT
         embed = discord.Embed(
-            title=f"{title} (simulated)" if self._host.simulated else title,
-            description=sentence(shortened(alert.text, 1500)),
+            title=self._host.titled(title),
+            description=sentence(shortened(alert.text, 1500), prefix),
             colour=colour,
         )
-        when = f"since <t:{opened:.0f}:t> (<t:{opened:.0f}:R>)"
-        if over is not None:
-            when = f"<t:{opened:.0f}:t> to <t:{over:.0f}:t>: {age_text(over - opened)}"
-        embed.add_field(name="When", value=when, inline=False)
+        embed.add_field(name=texts.ALERT_WHEN, value=when, inline=False)
         if len(told.developments) > 1:
             lines = [
-                f"<t:{t:.0f}:T> {sentence(shortened(text, 150))}" for t, text in told.developments
+                texts.ALERT_STEP.format(at=at, text=sentence(shortened(text, 150), prefix))
+                for at, text in told.developments
             ]
-            embed.add_field(name="How it went", value=fitted(lines), inline=False)
+            embed.add_field(name=texts.ALERT_HOW, value=fitted(lines), inline=False)
         embed.set_footer(text=mark_of(alert.key))
         if listener.role_id is None or over is not None:
             return Face(embed, worth_posting=over is None)
@@ -299,7 +293,7 @@ class AlertDesk:
 
 def mark_of(key: str) -> str:
     """A short name for an alert, the same each time: its footer."""
-    return f"alert {hashlib.sha256(key.encode()).hexdigest()[:6]}"
+    return texts.ALERT_MARK.format(mark=hashlib.sha256(key.encode()).hexdigest()[:6])
 
 
 def now() -> float:
@@ -309,12 +303,7 @@ def now() -> float:
 
 def level_words(level: Level) -> str:
     """What a level tells about."""
-    return ", ".join(within(TITLES[kind]) for kind in TITLES if kind in LEVELS[level])
-
-
-def within(title: str) -> str:
-    """A title as part of a sentence: ``a GPU is too hot``, but ``GPU memory is nearly full``."""
-    return title if title[1].isupper() else title[0].lower() + title[1:]
+    return ", ".join(words for kind, words in texts.ALERT_KINDS.items() if kind in LEVELS[level])
 
 
 def duration(text: str) -> float:
@@ -326,7 +315,4 @@ def duration(text: str) -> float:
     number, unit = bare[:-1], bare[-1:]
     if unit in units and number.isdecimal() and 0 < int(number) * units[unit] <= 30 * 86400:
         return float(int(number) * units[unit])
-    raise commands.BadArgument(
-        f"“{shortened(text, 20)}” is no time: write 30m, 2h or 1d (at most 30 days), or off to "
-        "hear alerts again."
-    )
+    raise commands.BadArgument(texts.NO_DURATION.format(text=shortened(text, 20)))

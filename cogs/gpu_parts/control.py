@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import discord
 from discord.ext import commands
 
+from cogs import texts
 from cogs.embeds import CALM, TIGHT, fitted, plain, sentence, shortened
-from cogs.gpu_parts.holders import titled
+from cogs.gpu_parts.faces import choice_words
 from danzar_gpu.choices import OFFLOAD
 from danzar_gpu.ledger import Footprint
 from danzar_gpu.memory import gib
@@ -36,16 +37,18 @@ class Outcome:
     before: tuple[str, ...]
     after: tuple[str, ...]
     done: bool = True
+    undone_by_reset: bool = False
 
     def embed(self, host: Host, who: str) -> discord.Embed:
         embed = discord.Embed(
-            title=titled(self.title, host),
+            title=host.titled(shortened(self.title, 200)),
             description=shortened(self.words, 2000),
             colour=CALM if self.done else TIGHT,
         )
-        embed.add_field(name="Before", value=fitted(self.before), inline=False)
-        embed.add_field(name="After", value=fitted(self.after), inline=False)
-        embed.set_footer(text=shortened(f"by {who} · gpu reset goes back", 200))
+        embed.add_field(name=texts.BEFORE, value=fitted(self.before), inline=False)
+        embed.add_field(name=texts.AFTER, value=fitted(self.after), inline=False)
+        footer = texts.ACTED_BY_UNDO if self.undone_by_reset else texts.ACTED_BY
+        embed.set_footer(text=footer.format(who=shortened(who, 100), prefix=host.prefix))
         return embed
 
 
@@ -77,8 +80,9 @@ class Control:
         known = self.model_names()
         found = next((k for k in known if k.lower() == name.strip().lower()), None)
         if found is None:
+            there = ", ".join(known) or texts.NONE_KNOWN
             raise commands.BadArgument(
-                f"I know no model “{shortened(name, 40)}”. There are: {', '.join(known) or 'none'}."
+                texts.NO_MODEL_NAMED.format(name=shortened(name, 40), known=there)
             )
         return found
 
@@ -95,26 +99,25 @@ class Control:
         bare = text.strip().lower().removeprefix("cuda:").removeprefix("gpu").strip()
         devices = self._manager.get_all_devices_memory_info()
         if not bare.isdecimal() or int(bare) not in devices:
-            known = ", ".join(d.device for d in devices.values()) or "none"
+            known = ", ".join(d.device for d in devices.values()) or texts.NONE_KNOWN
             raise commands.BadArgument(
-                f"There is no card “{shortened(text, 40)}” here. There are: {known}."
+                texts.NO_CARD_NAMED.format(name=shortened(text, 40), known=known)
             )
         return f"cuda:{int(bare)}"
 
     def size_or_model(self, text: str) -> Wanted:
         """``2.5``, ``2.5GB`` or the name of a model. Raises ``BadArgument``."""
         if (size := _gigabytes(text)) is not None:
-            return Wanted("A model", Footprint.of_gb(size))
+            return Wanted(texts.FIT_A_MODEL, Footprint.of_gb(size))
         name = self.model_named(text)
         lease = next((x for x in self._manager.leases if x.name == name), None)
         if lease is not None:
-            return Wanted(f"Another {plain(name)}", lease.need, name, lease.holder)
+            title = texts.FIT_ANOTHER.format(model=plain(name))
+            return Wanted(title, lease.need, name, lease.holder)
         service = self._host.vision.services.get(name) if self._host.vision is not None else None
         size_bytes = (service.measured_bytes or service.predicted_bytes) if service else 0
         if not size_bytes:
-            raise commands.BadArgument(
-                f"It is not known yet what {name} needs. Give a size in GB instead."
-            )
+            raise commands.BadArgument(texts.FIT_UNKNOWN.format(model=name))
         return Wanted(plain(name), Footprint(weights_bytes=size_bytes), name)
 
     @staticmethod
@@ -124,9 +127,7 @@ class Control:
             return "auto"
         size = _gigabytes(text)
         if size is None or size > 1024:
-            raise commands.BadArgument(
-                "How much to reserve is a number of GB between 0 and 1024, or auto."
-            )
+            raise commands.BadArgument(texts.NO_SUCH_SIZE)
         return size
 
     # What is done
@@ -140,7 +141,8 @@ class Control:
 
         words, before, after = await self._around(act)
         done = self._where(name) in ("cpu", None)
-        return Outcome(f"⬇️ {name} to the CPU", words, before, after, done)
+        title = texts.OFFLOADED.format(model=plain(name))
+        return Outcome(title, words, before, after, done, undone_by_reset=True)
 
     async def restore(self, name: str, who: str) -> Outcome:
         """Back to a card, as soon as one has room."""
@@ -150,11 +152,12 @@ class Control:
             words = await self._arrived(name)
             stays = next((p.reason for p in found if p.uuid is None), None)
             if stays is not None:
-                words += f" No card has room now: {sentence(stays)}. It goes when one has."
+                reason = sentence(stays, self._host.prefix)
+                words = f"{words} {texts.RESTORE_NO_ROOM.format(reason=reason)}"
             return words
 
         words, before, after = await self._around(act)
-        return Outcome(f"⬆️ {name} may use a card again", words, before, after)
+        return Outcome(texts.RESTORED.format(model=plain(name)), words, before, after)
 
     async def trim(self, who: str) -> Outcome:
         """The worker's unused memory goes back to the driver."""
@@ -164,20 +167,17 @@ class Control:
         async def act() -> str:
             nonlocal held
             if vision is None:
-                return "There is no vision worker in this bot."
+                return texts.TRIM_NO_WORKER
             held = await vision.trim()
             self._manager.decided(f"{who} had unused memory given back")
-            freed = gib(max(0, held[0] - held[1]))
             await asyncio.sleep(RELEASE_SECONDS)
             if not held[0]:
-                return "The vision worker holds no GPU memory: its models are on the CPU."
-            return (
-                f"The vision worker's allocator gave back {freed:.2f}GB: it held "
-                f"{gib(held[0]):.2f}GB and now holds {gib(held[1]):.2f}GB."
-            )
+                return texts.TRIM_NOTHING
+            freed = gib(max(0, held[0] - held[1]))
+            return texts.TRIM_DONE.format(freed=freed, before=gib(held[0]), after=gib(held[1]))
 
         words, before, after = await self._around(act)
-        return Outcome("🧹 Unused memory given back", words, before, after)
+        return Outcome(texts.TRIMMED, words, before, after)
 
     async def reserve(self, size: float | str, who: str) -> Outcome:
         """Another reservation for the main LLM."""
@@ -187,12 +187,11 @@ class Control:
             self._manager.choices.reserve(size, who)
             await self._still()
             new = gib(self._manager.reservation_bytes)
-            return f"Kept for the main LLM: **{old:.1f}GB** before, **{new:.1f}GB** now" + (
-                " (learned from what it really uses)." if size == "auto" else "."
-            )
+            template = texts.RESERVE_LEARNED if size == "auto" else texts.RESERVE_DONE
+            return template.format(before=old, after=new)
 
         words, before, after = await self._around(act)
-        return Outcome("🟪 Reservation changed", words, before, after)
+        return Outcome(texts.RESERVED, words, before, after, undone_by_reset=True)
 
     async def prefer(self, device: str, who: str) -> Outcome:
         """Another first choice for vision."""
@@ -202,13 +201,15 @@ class Control:
             self._manager.choices.prefer(device, who)
             await self._still()
             best, reason = self._manager.get_best_vision_device()
-            return (
-                f"Vision preferred **{old}** and now prefers **{device}**. A model would go to "
-                f"**{best or 'none'}** now: {sentence(reason)}."
+            return texts.PREFER_DONE.format(
+                before=old,
+                after=device,
+                best=best or texts.NONE_KNOWN,
+                reason=sentence(reason, self._host.prefix),
             )
 
         words, before, after = await self._around(act)
-        return Outcome("🎯 Vision's card", words, before, after)
+        return Outcome(texts.PREFERRED, words, before, after, undone_by_reset=True)
 
     async def reset(self, who: str) -> Outcome:
         """Back to the configuration."""
@@ -217,42 +218,29 @@ class Control:
         async def act() -> str:
             self._manager.choices.reset(who)
             await self._still()
-            undone = [
-                f"{c.key.replace(OFFLOAD, 'offload of ')} ({c.value}, by {c.who})" for c in made
-            ]
-            return "Back to the configuration. Undone: " + plain("; ".join(undone)) + "."
+            undone = "; ".join(map(choice_words, made))
+            return texts.RESET_DONE.format(choices=plain(undone))
 
         words, before, after = await self._around(act)
-        return Outcome("↩️ As configured", words, before, after)
+        return Outcome(texts.RESET_TITLE, words, before, after)
 
     # Questions before what hurts
 
     def warning_of_offload(self, name: str) -> str:
-        return (
-            f"**{plain(name)}** would run on the CPU, slower, until `gpu restore {plain(name)}`; "
-            "its GPU memory becomes free."
-        )
+        return texts.OFFLOAD_WARNING.format(model=plain(name), prefix=self._host.prefix)
 
     def warning_of_reserve(self, size: float | str) -> str:
         old = gib(self._manager.reservation_bytes)
         if size == "auto":
-            return f"The reservation (now {old:.1f}GB) would follow the LLM's observed peak."
-        if float(size) < old:
-            return (
-                f"Only {size:g}GB instead of {old:.1f}GB would be kept for the main LLM: vision "
-                "may take the rest, and the LLM may run out of memory when it grows."
-            )
-        return (
-            f"{size:g}GB instead of {old:.1f}GB would be kept for the main LLM: models of vision "
-            "on its card may have to move."
-        )
+            return texts.RESERVE_AUTO_WARNING.format(before=old)
+        less = float(size) < old
+        template = texts.RESERVE_LESS_WARNING if less else texts.RESERVE_MORE_WARNING
+        return template.format(size=float(size), before=old)
 
     def warning_of_reset(self) -> str:
         made = self._manager.choices.made
-        listed = "\n".join(
-            f"• `{plain(c.key)}` = {plain(c.value)}, by {plain(c.who)}" for c in made
-        )
-        return f"What was chosen in chat would be undone:\n{shortened(listed, 1200)}"
+        listed = [texts.RESET_CHOICE.format(choice=plain(choice_words(c))) for c in made]
+        return texts.RESET_WARNING.format(choices=fitted(listed, 1200))
 
     # Figures
 
@@ -271,20 +259,24 @@ class Control:
         shares = manager.shares()
         lines: list[str] = []
         for i, device in manager.get_all_devices_memory_info().items():
-            line = f"{plain(shortened(device.label, 60))}: {device.free_gb:.2f}GB free"
+            card = plain(shortened(device.label, 60))
+            line = texts.FIGURE_CARD.format(card=card, free=device.free_gb)
             if shares[i].promised:
-                line += f", {gib(shares[i].promised):.2f}GB of it promised to the LLM"
+                line += texts.FIGURE_PROMISED.format(size=gib(shares[i].promised))
             if shares[i].ours:
-                line += f", {gib(shares[i].ours):.2f}GB held by vision"
+                line += texts.FIGURE_OURS.format(size=gib(shares[i].ours))
             lines.append(line)
-        lines += [f"{plain(name)}: {where}" for name, where in self._places()]
-        return lines or ["no GPU, no models"]
+        lines += self._models()
+        return lines or [texts.FIGURE_NOTHING]
 
-    def _places(self) -> Iterable[tuple[str, str]]:
+    def _models(self) -> Iterable[str]:
         for lease in self._manager.leases:
-            target = lease.target
-            going = f" → {target.device or 'unloaded'} (on its way)" if target is not None else ""
-            yield lease.name, f"{lease.device}{going}, {gib(lease.need.total_bytes):.2f}GB"
+            where, target = lease.device, lease.target
+            if target is not None:
+                there = target.device or texts.MODEL_UNLOADED
+                where = texts.FIGURE_MOVING.format(device=where, target=there)
+            size = gib(lease.need.total_bytes)
+            yield texts.FIGURE_MODEL.format(model=plain(lease.name), device=where, size=size)
 
     def _where(self, name: str) -> str | None:
         return next((lease.device for lease in self._manager.leases if lease.name == name), None)
@@ -294,13 +286,18 @@ class Control:
         await self._still(name)
         lease = next((x for x in self._manager.leases if x.name == name), None)
         if lease is None:
-            return f"**{plain(name)}** is not loaded: this holds from its next start on."
+            return texts.ARRIVED_NOT_LOADED.format(model=plain(name))
+        prefix = self._host.prefix
         if lease.target is not None:
-            return (
-                f"**{plain(name)}** is still on {lease.device}, on its way to "
-                f"{lease.target.device or 'nowhere'}; `gpu models` shows when it has arrived."
+            return texts.ARRIVED_LATER.format(
+                model=plain(name),
+                device=lease.device,
+                target=lease.target.device or texts.MODEL_UNLOADED,
+                prefix=prefix,
             )
-        return f"**{plain(name)}** is on **{lease.device}**: {sentence(lease.reason)}."
+        return texts.ARRIVED.format(
+            model=plain(name), device=lease.device, reason=sentence(lease.reason, prefix)
+        )
 
     async def _still(self, name: str | None = None) -> None:
         """Wait until nothing (of that name) moves, for a while at most."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import discord
 from discord.ext import commands, tasks
 
+from cogs import texts
 from cogs.access import button_refusal
-from cogs.gpu_parts.faces import PANEL_MARK, panel_embed
+from cogs.gpu_parts.faces import panel_embed
 from cogs.gpu_parts.holders import process_pages
 from cogs.gpu_parts.pictures import PictureFailed, Pictures
 from cogs.pages import Pages, answer_failure
@@ -77,7 +78,7 @@ class Dashboard:
         self.editor.cancel()
 
     def _panel(self, channel_id: int, message_id: int | None) -> Panel:
-        standing = StandingMessage(self._bot, channel_id, PANEL_MARK, message_id)
+        standing = StandingMessage(self._bot, channel_id, texts.PANEL_MARK, message_id)
         panel = self.panels[channel_id] = Panel(standing)
         return panel
 
@@ -181,14 +182,15 @@ class PanelView(discord.ui.View):
         super().__init__(timeout=None)
         self._dashboard = dashboard
         if paused:
-            self.pause.label, self.pause.emoji = "Go on", discord.PartialEmoji(name="▶️")
+            self.pause.label = texts.PANEL_BUTTONS["go_on"]
+            self.pause.emoji = discord.PartialEmoji(name="▶️")
 
     async def interaction_check(self, interaction: Interaction, /) -> bool:
         wait = self._dashboard.presses.update_rate_limit(interaction)
         if wait is None:
             return True
         await interaction.response.send_message(
-            f"⏳ Too fast: again in {max(0.1, wait):.1f} s.", ephemeral=True
+            texts.TOO_FAST.format(seconds=max(0.1, wait)), ephemeral=True
         )
         return False
 
@@ -202,9 +204,8 @@ class PanelView(discord.ui.View):
         message = interaction.message
         if panel is not None and message is not None and panel.message.message_id == message.id:
             return panel
-        await interaction.response.send_message(
-            "This panel has ended. `gpu dashboard` posts a new one.", ephemeral=True
-        )
+        text = texts.PANEL_ENDED.format(prefix=self._dashboard.host.prefix)
+        await interaction.response.send_message(text, ephemeral=True)
         return None
 
     async def _show(self, interaction: Interaction, panel: Panel) -> None:
@@ -213,7 +214,7 @@ class PanelView(discord.ui.View):
         panel.message.noticed(face.looks)
 
     @discord.ui.button(
-        label="Refresh",
+        label=texts.PANEL_BUTTONS["refresh"],
         emoji="🔄",
         style=discord.ButtonStyle.secondary,
         custom_id="danzar:panel:refresh",
@@ -227,7 +228,7 @@ class PanelView(discord.ui.View):
         await self._show(interaction, panel)
 
     @discord.ui.button(
-        label="History",
+        label=texts.PANEL_BUTTONS["history"],
         emoji="📈",
         style=discord.ButtonStyle.secondary,
         custom_id="danzar:panel:history",
@@ -242,7 +243,7 @@ class PanelView(discord.ui.View):
         await interaction.followup.send(embed=picture.embed, file=picture.file, ephemeral=True)
 
     @discord.ui.button(
-        label="Processes",
+        label=texts.PANEL_BUTTONS["processes"],
         emoji="🧾",
         style=discord.ButtonStyle.secondary,
         custom_id="danzar:panel:processes",
@@ -254,7 +255,7 @@ class PanelView(discord.ui.View):
         )
 
     @discord.ui.button(
-        label="Pause",
+        label=texts.PANEL_BUTTONS["pause"],
         emoji="⏸️",
         style=discord.ButtonStyle.secondary,
         custom_id="danzar:panel:pause",
@@ -264,7 +265,7 @@ class PanelView(discord.ui.View):
         if panel is None:
             return
         if (why := await button_refusal(interaction)) is not None:
-            await interaction.response.send_message(f"🔒 {why}", ephemeral=True)
+            await interaction.response.send_message(texts.LOCKED.format(reason=why), ephemeral=True)
             return
         await interaction.response.defer()
         by = interaction.user.display_name if panel.paused_by is None else None

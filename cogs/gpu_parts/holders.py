@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import discord
 
+from cogs import texts
 from cogs.bars import LLM, OTHER, OURS
 from cogs.embeds import CALM, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from cogs.gpu_parts.faces import chosen_words
@@ -25,16 +26,10 @@ if TYPE_CHECKING:
 
 LINES_PER_PAGE = 18
 NEGLIGIBLE = GIB // 20
-OWNERS: dict[Owner, tuple[str, str]] = {
-    "llm": (LLM, "LLM"),
-    "ours": (OURS, "ours"),
-    "other": (OTHER, "other"),
-    "unknown": ("❔", "not visible: another user or container"),
-}
-
-
-def titled(title: str, host: Host) -> str:
-    return f"{title} (simulated)" if host.simulated else title
+IDLE_SECONDS = 3.0
+"""A model that sees a frame each second is not idle between two of them."""
+UNKNOWN = "❔"
+SQUARES: dict[Owner, str] = {"llm": LLM, "ours": OURS, "other": OTHER, "unknown": UNKNOWN}
 
 
 def process_pages(host: Host) -> list[discord.Embed]:
@@ -46,11 +41,11 @@ def process_pages(host: Host) -> list[discord.Embed]:
     lines: list[str] = []
     for device in devices:
         lines += card_lines(device, rows.get(device.index, []))
-    legend = f"{LLM} main LLM · {OURS} ours · {OTHER} other · ❔ not visible to us"
+    legend = texts.PROCESSES_LEGEND.format(llm=LLM, ours=OURS, other=OTHER, unknown=UNKNOWN)
     pages: list[discord.Embed] = []
-    for chunk in chunked(lines) or [["No GPU device was found."]]:
+    for chunk in chunked(lines) or [[texts.PROCESSES_NONE]]:
         embed = discord.Embed(
-            title=titled("🧾 Who holds GPU memory", host),
+            title=host.titled(texts.PROCESSES_TITLE),
             description=shortened("\n".join(chunk), 4096),
             colour=CALM if devices else NEUTRAL,
         )
@@ -61,29 +56,31 @@ def process_pages(host: Host) -> list[discord.Embed]:
 
 def card_lines(device: DeviceMemory, rows: Sequence[Holding]) -> list[str]:
     """A heading, the processes, and what nobody accounts for."""
-    heading = f"**{shortened(plain(device.label), 120)}**"
+    card, used = shortened(plain(device.label), 120), device.reserved_gb
     if device.processes is None:
-        return [
-            f"{heading}: {device.reserved_gb:.1f}GB in use; the driver lists no processes here "
-            "(WSL, WDDM and some containers hide them)"
-        ]
-    lines = [f"{heading}: {device.reserved_gb:.1f} of {device.total_gb:.1f}GB in use"]
+        return [texts.PROCESSES_HIDDEN.format(card=card, used=used)]
+    lines = [texts.PROCESSES_CARD.format(card=card, used=used, total=device.total_gb)]
     lines += [process_line(row) for row in rows]
     if any(row.used_bytes is None for row in rows):
-        lines.append("The driver keeps no account per process here: only the card's sum is known.")
+        lines.append(texts.PROCESSES_NO_ACCOUNT)
         return lines
     rest = device.reserved_bytes - sum(row.used_bytes or 0 for row in rows)
     if rest >= NEGLIGIBLE:
-        lines.append(f"`{gib(rest):6.2f}GB` ⬜ the driver itself, and unaccounted")
+        lines.append(texts.PROCESSES_REST.format(size=gib(rest)))
     return lines
 
 
 def process_line(row: Holding) -> str:
-    square, words = OWNERS[row.owner]
-    size = "     ?  " if row.used_bytes is None else f"{gib(row.used_bytes):6.2f}GB"
-    name = plain(shortened(row.name, 60)) if row.name else "unnamed"
-    pid = f" (pid {row.pid})" if row.pid else ""
-    return f"`{size}` {square} {name}{pid}: {words}"
+    size = texts.PROCESS_SIZE_UNKNOWN
+    if row.used_bytes is not None:
+        size = texts.PROCESS_SIZE.format(size=gib(row.used_bytes))
+    return texts.PROCESS_LINE.format(
+        size=size,
+        square=SQUARES[row.owner],
+        name=plain(shortened(row.name, 60)) if row.name else texts.PROCESS_UNNAMED,
+        pid=texts.PROCESS_PID.format(pid=row.pid) if row.pid else "",
+        owner=texts.PROCESS_OWNERS[row.owner],
+    )
 
 
 def chunked(lines: Sequence[str], size: int = LINES_PER_PAGE) -> list[list[str]]:
@@ -97,14 +94,15 @@ def chunked(lines: Sequence[str], size: int = LINES_PER_PAGE) -> list[list[str]]
             if pages and len(pages[-1]) >= size - 1:
                 pages.append([])
         if not pages or len(pages[-1]) >= size:
-            pages.append([] if line is heading or not heading else [f"{heading} (continued)"])
+            more = texts.PROCESSES_CARD_ON.format(heading=heading)
+            pages.append([] if line is heading or not heading else [more])
         pages[-1].append(line)
     return pages
 
 
 def models_embed(host: Host) -> discord.Embed:
     """Each of our models and the LLM's: device, footprints, idle time, what fits beside it."""
-    embed = discord.Embed(title=titled("🧠 Models", host), colour=CALM)
+    embed = discord.Embed(title=host.titled(texts.MODELS_TITLE), colour=CALM)
     services = host.vision.services if host.vision is not None else {}
     leases = {lease.name: lease for lease in host.manager.leases}
     for name in [*services, *(n for n in leases if n not in services)][:18]:
@@ -114,9 +112,10 @@ def models_embed(host: Host) -> discord.Embed:
             title += f" ({plain(service.model)})"
         lines = model_lines(host, name, service, lease)
         embed.add_field(name=shortened(title, 256), value=fitted(lines, 600), inline=False)
-    embed.add_field(name=f"{LLM} Main LLM", value=fitted(llm_lines(host), 1000), inline=False)
+    title = f"{LLM} {texts.MODELS_LLM}"
+    embed.add_field(name=title, value=fitted(llm_lines(host), 1000), inline=False)
     footer = chosen_words(host.manager.choices.made)
-    embed.set_footer(text=shortened(footer or "as configured; nothing was chosen in chat", 1000))
+    embed.set_footer(text=shortened(footer or texts.CHOSEN_NOTHING, 1000))
     return embed
 
 
@@ -126,27 +125,34 @@ def model_lines(
     lines: list[str] = []
     if lease is None:
         state = service.state if service is not None else "off"
-        words = sentence(shortened(service.reason, 300)) if service and service.reason else ""
-        lines.append(f"{state}, holds nothing" + (f": {words}" if words else ""))
+        reason = service.reason if service is not None else ""
+        template = texts.MODEL_OFF_WHY if reason else texts.MODEL_OFF
+        reason = sentence(shortened(reason, 300), host.prefix)
+        lines.append(template.format(state=state, reason=reason))
     else:
         target = lease.target
         on = plain(service.device) if service is not None and service.device else lease.device
-        where = on if target is None else f"{on} → {target.device or 'unloaded'}"
-        lines.append(f"on **{where}**: {sentence(shortened(lease.reason, 300))}")
+        if target is not None:
+            there = target.device or texts.MODEL_UNLOADED
+            on = texts.MODEL_MOVING.format(device=on, target=there)
+        reason = sentence(shortened(lease.reason, 300), host.prefix)
+        lines.append(texts.MODEL_ON.format(where=on, reason=reason))
+        size = gib(lease.need.total_bytes)
         lines.append(
-            f"lease {lease.lease_id}, priority {lease.priority}, "
-            f"counted with {gib(lease.need.total_bytes):.2f}GB"
+            texts.MODEL_LEASE.format(number=lease.lease_id, priority=lease.priority, size=size)
         )
     if service is not None:
-        measured = (
-            "not measured on a card yet"
-            if service.measured_bytes is None
-            else f"{gib(service.measured_bytes):.2f}GB measured"
-        )
+        measured = texts.MODEL_NOT_MEASURED
+        if service.measured_bytes is not None:
+            measured = texts.MODEL_MEASURED.format(size=gib(service.measured_bytes))
         if service.predicted_bytes:
-            lines.append(f"{gib(service.predicted_bytes):.2f}GB predicted, {measured}")
+            predicted = gib(service.predicted_bytes)
+            lines.append(texts.MODEL_SIZES.format(predicted=predicted, measured=measured))
         if service.idle_seconds is not None:
-            lines.append(f"idle for {age_text(service.idle_seconds)} after {service.frames} frames")
+            idle = service.idle_seconds >= IDLE_SECONDS
+            template = texts.MODEL_IDLE if idle else texts.MODEL_BUSY
+            age = age_text(service.idle_seconds)
+            lines.append(template.format(age=age, frames=service.frames))
     if lease is not None and lease.device != "cpu":
         lines.append(beside(host, device_index(lease.device)))
     return lines
@@ -158,25 +164,32 @@ def llm_lines(host: Host) -> list[str]:
     config = manager.config
     room = manager.rooms().get(config.main_llm_index)
     if room is None:
-        return [f"{config.main_llm_device} is not here"]
-    kept = gib(manager.reservation_bytes)
+        return [texts.LLM_AWAY.format(device=config.main_llm_device)]
     lines = [
-        f"on **{config.main_llm_device}**: holds {gib(room.llm_held):.2f}GB, "
-        f"{kept:.1f}GB are reserved, {gib(room.outstanding):.2f}GB of it still promised"
+        texts.LLM_HOLDS.format(
+            device=config.main_llm_device,
+            held=gib(room.llm_held),
+            kept=gib(manager.reservation_bytes),
+            promised=gib(room.outstanding),
+        )
     ]
     if manager.learned_reservation is not None:
-        lines.append(sentence(manager.learned_reservation.reason))
+        lines.append(sentence(manager.learned_reservation.reason, host.prefix))
     server = manager.llm_server
     if server is not None and server.error is not None:
-        lines.append(f"its server says nothing: {sentence(shortened(server.error, 200))}")
+        reason = sentence(shortened(server.error, 200), host.prefix)
+        lines.append(texts.LLM_SILENT.format(reason=reason))
     elif server is not None:
         for model in server.models[:6]:
-            size = "size unknown" if model.vram_bytes is None else f"{gib(model.vram_bytes):.2f}GB"
-            lines.append(f"loaded: **{plain(shortened(model.name, 80))}** ({size})")
+            size = texts.LLM_SIZE_UNKNOWN
+            if model.vram_bytes is not None:
+                size = texts.LLM_SIZE.format(size=gib(model.vram_bytes))
+            name = plain(shortened(model.name, 80))
+            lines.append(texts.LLM_LOADED.format(model=name, size=size))
         if not server.models:
-            lines.append("its server has no model loaded")
+            lines.append(texts.LLM_EMPTY)
     else:
-        lines.append("`main_llm_endpoint` in the configuration would name its models")
+        lines.append(texts.LLM_UNASKED)
     lines.append(beside(host, config.main_llm_index))
     return lines
 
@@ -186,8 +199,8 @@ def beside(host: Host, index: int) -> str:
     room = host.manager.rooms().get(index)
     size = largest_fit(room, host.manager.config) if room is not None else 0
     if size < NEGLIGIBLE:
-        return "nothing more would fit next to it"
-    return f"up to {gib(size):.1f}GB more would fit next to it"
+        return texts.MODEL_BESIDE_NOTHING
+    return texts.MODEL_BESIDE.format(size=gib(size))
 
 
 def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Embed:
@@ -195,36 +208,30 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
     placement = answer.placement
     fits = placement.uuid is not None
     movable = any(card.must_leave for card in answer.cards)
-    size = f"{gib(need.total_bytes):.2f}GB"
+    template = texts.FIT_AFTER_MOVES if movable else texts.FIT_NOWHERE
     if fits:
-        head = f"✅ {what} ({size}) fits on **{placement.device}** now."
-    elif movable:
-        head = f"🟠 {what} ({size}) fits only if models of ours move."
-    else:
-        head = f"❌ {what} ({size}) fits on no card."
-        if placement.device == "cpu":
-            head += " It would run on the CPU."
+        template = texts.FIT_NOW
+    size = gib(need.total_bytes)
+    head = template.format(what=what, size=size, device=placement.device)
+    if not fits and not movable and placement.device == "cpu":
+        head = f"{head} {texts.FIT_ON_CPU}"
     embed = discord.Embed(
-        title=titled("📐 Would it fit?", host),
+        title=host.titled(texts.FIT_TITLE),
         description=head,
         colour=CALM if fits else TIGHT,
     )
     for card in answer.cards[:16]:
         if card.problem is None:
-            left = gib(max(0, card.left_bytes))
-            words = f"✅ fits; {left:.1f}GB would be left beyond what is promised"
+            words = texts.FIT_CARD.format(left=gib(max(0, card.left_bytes)))
         else:
-            words = f"❌ {sentence(shortened(card.problem, 300))}"
+            problem = sentence(shortened(card.problem, 300), host.prefix)
+            words = texts.FIT_NOT.format(problem=problem)
             if card.must_leave:
                 names = ", ".join(map(plain, card.must_leave))
-                words += f"\n↪️ it would fit after **{names}** moved away"
+                words = f"{words}\n{texts.FIT_MOVES.format(models=names)}"
         name = shortened(plain(card.device.label), 200)
         embed.add_field(name=name, value=words, inline=False)
     if not answer.cards:
-        embed.add_field(name="No GPU device was found", value="It would run on the CPU.")
-    embed.set_footer(text="a model that was never measured on a card counts half as much again")
+        embed.add_field(name=texts.FIT_NO_CARD, value=texts.FIT_ON_CPU)
+    embed.set_footer(text=texts.FIT_FOOTER)
     return embed
-
-
-def named(names: Iterable[str]) -> str:
-    return ", ".join(f"`{plain(name)}`" for name in names) or "none"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import discord
 
 from bot.history_chart import CardHistory, ChartError, Mark, history_png, thinned
+from cogs import texts
 from cogs.embeds import CALM, plain, shortened
 from danzar_gpu.history import Event, Sample
 from danzar_gpu.memory import DeviceMemory, gib
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cogs.host import Host
 
 SPANS = {"15m": 15 * 60.0, "1h": 3600.0, "24h": 24 * 3600.0, "7d": 7 * 24 * 3600.0}
-SPAN_WORDS = {"15m": "15 minutes", "1h": "hour", "24h": "day", "7d": "week"}
 DEFAULT_SPAN = "1h"
 KEPT_SECONDS = 10.0
 """One picture serves everybody who asks within so long."""
@@ -75,24 +75,21 @@ class Pictures:
         devices = manager.get_all_devices_memory_info()
         shown = [d for i, d in sorted(devices.items()) if card in (None, i)][:MOST_CARDS]
         if not shown:
-            raise PictureFailed("📈 There is no GPU whose memory could be drawn.")
+            raise PictureFailed(texts.HISTORY_NO_CARD)
         since = time.time() - SPANS[span]
         samples = await manager.samples(since)
         cards = [found for d in shown if (found := self._card(d, samples)) is not None]
         if not cards:
-            raise PictureFailed(
-                f"📈 Nothing was read in the last {SPAN_WORDS[span]} yet: ask again in a minute. "
-                "`gpu monitor` shows whether readings are on."
-            )
-        title = f"GPU memory, the last {SPAN_WORDS[span]}"
+            words = texts.HISTORY_SPANS[span]
+            raise PictureFailed(texts.HISTORY_EMPTY.format(span=words, prefix=host.prefix))
+        title = texts.HISTORY_TITLE.format(span=texts.HISTORY_SPANS[span])
         try:
             png = await history_png(
                 cards, marks(manager.events, since), title, simulated=host.simulated
             )
         except ChartError as error:
-            raise PictureFailed(
-                f"📈 The picture could not be drawn: {plain(str(error))}"
-            ) from error
+            reason = plain(str(error))
+            raise PictureFailed(texts.HISTORY_FAILED.format(reason=reason)) from error
         return Picture(self._embed(title, cards, len(devices) > len(shown) and card is None), png)
 
     def _card(self, device: DeviceMemory, samples: Iterable[Sample]) -> CardHistory | None:
@@ -116,11 +113,12 @@ class Pictures:
 
     def _embed(self, title: str, cards: Sequence[CardHistory], more: bool) -> discord.Embed:
         first = min(card.at[0] for card in cards)
-        words = f"Since <t:{first:.0f}:t> (<t:{first:.0f}:R>)."
+        words = texts.HISTORY_SINCE.format(first=first)
         if more:
-            words += f" The first {MOST_CARDS} cards; `gpu history 1h cuda:N` shows another."
+            others = texts.HISTORY_MORE.format(count=MOST_CARDS, prefix=self._host.prefix)
+            words = f"{words} {others}"
         embed = discord.Embed(
-            title=f"📈 {title} (simulated)" if self._host.simulated else f"📈 {title}",
+            title=self._host.titled(texts.HISTORY_HEADING.format(title=title)),
             description=words,
             colour=CALM,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import discord
 
+from cogs import texts
 from cogs.bars import LEGEND, bar
 from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from cogs.gpu_parts.faces import chosen_words
@@ -58,11 +59,12 @@ async def take_reading(host: Host) -> Reading:
         await manager.refresh(max_age=1.0)
     except ProbeError as error:
         failed = True
-        note = f"⚠️ The cards could not be read just now: {sentence(str(error))}"
+        reason = sentence(str(error), host.prefix)
+        note = texts.STATUS_UNREADABLE.format(reason=reason)
     devices = tuple(manager.get_all_devices_memory_info().values())
-    if failed and devices:
+    if note is not None and devices:
         oldest = report.age_text(max(device.age_seconds for device in devices))
-        note = f"{note}\nThe figures below are {oldest} old."
+        note = texts.STATUS_OLD.format(note=note, age=oldest)
     elif not failed:
         note = report.stale_note(devices)
     recommendations = tuple(manager.get_memory_recommendations())
@@ -85,14 +87,15 @@ def status_embed(host: Host, reading: Reading, page: int = 0) -> discord.Embed:
         name = shortened(f"{plain(device.label)}:", 256)
         embed.add_field(name=name, value="\n".join(report.device_lines(device)), inline=False)
     if not reading.devices and not reading.failed:
-        embed.add_field(name=report.NO_DEVICES, value="No NVIDIA driver answers here.")
+        embed.add_field(name=report.NO_DEVICES, value=texts.STATUS_NO_DRIVER)
         embed.colour = NEUTRAL
     if reading.recommendations:
-        items = fitted(report.bullets(sentence(line) for line in reading.recommendations))
+        advice = (sentence(line, host.prefix) for line in reading.recommendations)
+        items = fitted(report.bullets(advice))
         embed.add_field(name=report.RECOMMENDATIONS_TITLE, value=items, inline=False)
     words = footer(host, reading)
     if reading.pages > 1:
-        words += f" · page {page + 1} of {reading.pages}"
+        words += " · " + texts.STATUS_PAGE.format(page=page + 1, pages=reading.pages)
     embed.set_footer(text=words)
     return embed
 
@@ -102,7 +105,9 @@ def bars(host: Host, devices: tuple[DeviceMemory, ...]) -> list[str]:
     shares = host.manager.shares()
     width = max((len(str(d.index)) for d in devices), default=1)
     lines = [
-        f"`{d.index:>{width}}` {bar(shares[d.index])} {d.utilization_percent:.0f}%"
+        texts.STATUS_BAR.format(
+            card=f"{d.index:>{width}}", bar=bar(shares[d.index]), percent=d.utilization_percent
+        )
         for d in devices
         if d.index in shares
     ]
@@ -111,15 +116,11 @@ def bars(host: Host, devices: tuple[DeviceMemory, ...]) -> list[str]:
 
 def footer(host: Host, reading: Reading) -> str:
     """Source and age of a reading, and what was chosen in chat."""
-    parts = {
-        "simulated": "simulated rig, no real card",
-        "none": "no NVIDIA driver",
-    }
-    words = [parts.get(reading.source, reading.source)]
+    words = [texts.STATUS_SOURCES.get(reading.source, reading.source)]
     if reading.devices:
         age = max(device.age_seconds for device in reading.devices)
-        words.append(f"read {report.age_text(age)} ago")
-    words.append("monitoring on" if host.manager.monitoring_enabled else "monitoring off")
+        words.append(texts.STATUS_AGE.format(age=report.age_text(age)))
+    words.append(texts.STATUS_MONITORING["on" if host.manager.monitoring_enabled else "off"])
     if chosen := chosen_words(host.manager.choices.made):
         words.append(shortened(chosen, 300))
     return " · ".join(words)
@@ -151,7 +152,7 @@ class StatusView(OwnView):
         embed = status_embed(self.host, self.reading, self.page)
         await interaction.edit_original_response(embed=embed, view=self)
 
-    @discord.ui.button(label="Refresh", emoji="🔄", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_REFRESH, emoji="🔄", style=discord.ButtonStyle.secondary)
     async def refresh(
         self, interaction: Interaction, _button: discord.ui.Button[StatusView]
     ) -> None:
@@ -160,13 +161,13 @@ class StatusView(OwnView):
         self.page = min(self.page, self.reading.pages - 1)
         await self._show(interaction)
 
-    @discord.ui.button(label="Previous", emoji="◀️", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_BACK, emoji="◀️", style=discord.ButtonStyle.secondary)
     async def back(self, interaction: Interaction, _button: discord.ui.Button[StatusView]) -> None:
         await interaction.response.defer()
         self.page = max(0, self.page - 1)
         await self._show(interaction)
 
-    @discord.ui.button(label="Next", emoji="▶️", style=discord.ButtonStyle.secondary)
+    @discord.ui.button(label=texts.BUTTON_NEXT, emoji="▶️", style=discord.ButtonStyle.secondary)
     async def forward(
         self, interaction: Interaction, _button: discord.ui.Button[StatusView]
     ) -> None:

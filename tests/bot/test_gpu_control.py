@@ -181,7 +181,7 @@ async def test_reserve_changes_what_is_kept_and_says_so(w: World) -> None:
     assert "0.30GB of it promised to the LLM" in fields(answer)["After"]
     assert manager.config.main_llm_memory_reservation_gb == 6.5
     await w.owner.send(w.channel, "!gpu models")
-    assert "reservation 6.5GB chosen by owner" in str(last(w).embeds[0].footer.text)
+    assert "reservation 6.5GB by owner" in str(last(w).embeds[0].footer.text)
 
 
 @in_world

@@ -114,7 +114,8 @@ async def test_a_slow_reading_asks_discord_for_time(
         return read(now, processes=processes)
 
     class Asked:
-        async def defer(self) -> None:
+        async def defer(self, *, ephemeral: bool) -> None:
+            assert not ephemeral
             deferred.set()
 
     # An extension's module is executed anew by each bot, so its class is not the one we import.

@@ -123,11 +123,11 @@ async def test_concepts_are_shown_changed_and_reset() -> None:
         assert "Racing (3)" in text_of(last(w))
         await w.owner.send(w.channel, "!vision concepts profile racing")
         assert vision.concepts == profiles["Racing"]
-        assert "until" in text_of(last(w)) or "next start" in text_of(last(w))
+        assert "outlives a restart; `!vision concepts reset` goes back" in text_of(last(w))
         await w.owner.send(w.channel, "!vision concepts set a boss; low health ;a boss")
         assert vision.concepts == ("a boss", "low health")
         await w.guest.slash(w.channel, "vision concepts show")
-        assert "Chosen in chat" in text_of(last(w))
+        assert "Chosen in chat by owner <t:" in text_of(last(w))
         await w.env.advance_time(11)
         result = await w.owner.slash(w.channel, "vision concepts reset")
         assert vision.concepts == profiles["default"]
@@ -211,7 +211,7 @@ async def test_the_timeline_is_short() -> None:
         await w.guest.slash(w.channel, "vision timeline")
         lines = str(last(w).embeds[0].description).splitlines()
         assert len(lines) == 10
-        assert lines[0].startswith(f"<t:{start + 280:.0f}:T> **phrase 14** 80% since 19 s")
+        assert lines[0].startswith(f"<t:{start + 280:.0f}:T> **phrase 14** 80% for 19 s so far")
         assert "enemy × 2" in lines[0]
 
 
