@@ -50,7 +50,7 @@ class Receiver:
         self._channel: Channel | None = None
         self._speaking = threading.Lock()
         """Held for the one sender that is heard."""
-        self._why = (f"no sender is connected to {self.address}", START)
+        self._why: tuple[str, str] = (f"no sender is connected to {self.address}", START)
         self._closed = False
         self._visitors = threading.BoundedSemaphore(MOST_VISITORS)
         self._complained = -COMPLAINT_SECONDS
