@@ -33,7 +33,8 @@ def recommendations(
     if snapshot is None:
         return ["No reading of the GPUs yet: see the log, or run `danzar doctor`"]
     if not snapshot.devices:
-        return ["No NVIDIA GPU was found: vision runs on the CPU, and nothing is reserved"]
+        nothing = "No NVIDIA GPU was found: vision runs on the CPU, and nothing is reserved"
+        return [nothing, *snapshot.faults]
     advice = [
         f"{d.label} memory utilization is high ({d.utilization_percent:.1f}%): close other "
         "GPU programs, or restart the one that grew"

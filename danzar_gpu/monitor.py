@@ -37,8 +37,8 @@ class ProbeReader:
         if self._stuck_since is not None:
             waited = self._clock() - self._stuck_since
             raise ProbeError(
-                f"the driver has not answered for {waited:.0f} s",
-                "the last reading is kept; if this lasts, reboot",
+                "the driver does not answer any more",
+                f"for {waited:.0f} s now; the last reading is kept; if this lasts, reboot",
             )
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[MemorySnapshot] = loop.create_future()
@@ -71,7 +71,7 @@ class ProbeReader:
             self._stuck_since = asked_at
             answer.cancel()
             raise ProbeError(
-                f"the driver did not answer within {self.time_limit:.0f} s",
+                f"the driver did not answer within {self.time_limit:g} s",
                 "the last reading is kept with its age",
             )
         return answer.result()
@@ -84,7 +84,7 @@ class ProbeReader:
             self._thread = None
 
     def _submit(self, job: Callable[[], None]) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # no thread survives a fork
             self._thread = threading.Thread(target=self._run, name="gpu-probe", daemon=True)
             self._thread.start()
         self._jobs.put(job)

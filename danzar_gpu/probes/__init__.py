@@ -25,7 +25,10 @@ class ProbeUnavailable(ProbeError):
 class MemoryProbe(Protocol):
     """Reads all devices. Calls come one at a time, from one thread."""
 
-    source: str
+    @property
+    def source(self) -> str:
+        """What answers: ``nvml``, ``torch``, ``simulated``, ``none``."""
+        ...
 
     def read(self, now: float, *, processes: bool) -> MemorySnapshot:
         """One reading, stamped ``now`` (seconds of the caller's clock).
@@ -57,11 +60,13 @@ class NoProbe:
 
 
 def open_probe(name: ProbeName = "auto") -> MemoryProbe:
-    """The probe called ``name``; ``auto`` takes NVML, then torch, then none at all.
+    """The probe called ``name``; ``auto`` takes NVML, then torch, then none at all, at each
+    reading anew, so that a driver that comes later is found; it asks nobody before the first.
 
-    A simulated rig is never chosen by itself. May take a second (a driver call, a subprocess for
-    torch): not for the event loop. Raises ``ProbeUnavailable`` for a named probe that isn't here.
+    A simulated rig is never chosen by itself. A named probe may take a second (a driver call, a
+    subprocess for torch): not for the event loop. Raises ``ProbeUnavailable`` if it isn't here.
     """
+    from danzar_gpu.probes.auto import AutoProbe
     from danzar_gpu.probes.nvml import NvmlProbe
     from danzar_gpu.probes.simulated import SimulatedProbe
     from danzar_gpu.probes.torch_cuda import TorchProbe
@@ -74,10 +79,4 @@ def open_probe(name: ProbeName = "auto") -> MemoryProbe:
         return SimulatedProbe()
     if name == "none":
         return NoProbe()
-    try:
-        return NvmlProbe.open()
-    except ProbeUnavailable as no_nvml:
-        try:
-            return TorchProbe.open()
-        except ProbeUnavailable:
-            return NoProbe(str(no_nvml))
+    return AutoProbe()

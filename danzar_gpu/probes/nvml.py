@@ -3,6 +3,10 @@
 ``free`` is the driver's free. Memory v2 is asked for, whose ``used`` leaves out the driver's own
 share; where a driver lacks it, v1 serves. What a driver doesn't support is "not known" (``None``),
 never a zero and never a crash.
+
+Each tick asks a card for memory and utilisation alone, by cached handles and into structures that
+are used again. Process lists are costly (the driver holds a lock that makes games stutter): they
+are read when they are asked for, and when a card's memory moved.
 """
 
 # pynvml carries no types.
@@ -14,9 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,62 +26,29 @@ import pynvml
 
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot
 from danzar_gpu.probes import ProbeError, ProbeUnavailable
-from danzar_gpu.probes.visibility import visible_order
+from danzar_gpu.probes.cards import Card, find_cards, known, text, visible_cards
+from danzar_gpu.probes.driver_words import (
+    LOST,
+    MISMATCH,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    RESTART_CODES,
+    describe,
+    error_code,
+)
+from danzar_gpu.probes.process_names import program_name
 
 log = logging.getLogger(__name__)
 
-_MEMORY_V2: int = pynvml.nvmlMemory_v2
-
-_REMEDIES: dict[int, tuple[str, str]] = {
-    1: ("NVML is not initialised", "Danzar starts it again by itself"),
-    3: ("the driver does not support this reading", "another source is used where there is one"),
-    4: ("no permission to ask the driver", "run as a user of the `video` group, or as in compose"),
-    9: ("the NVIDIA driver is not loaded", "load or install it (`nvidia-smi` must work)"),
-    12: (
-        "libnvidia-ml.so.1 was not found",
-        "install the NVIDIA driver; in a container give it the `utility` capability",
-    ),
-    15: ("a GPU is lost", "it fell off the bus or was reset; reboot if it does not come back"),
-    18: (
-        "the driver and its library are of different versions",
-        "an update is half done: reboot, or reload the nvidia module",
-    ),
-    999: (
-        "the driver reports an unknown error",
-        "in a container the device may have been withdrawn: restart it",
-    ),
-}
 LISTING_DRIFT_BYTES = 128 * 1024**2
-"""Process lists are costly (the driver holds a lock): they are read again after this change."""
-_RESTART_CODES = {1, 9, 15, 18, 999}
-_PYTHON = re.compile(r"^python[\d.]*$")
-
-
-def describe(error: BaseException) -> ProbeError:
-    """A driver's error in words, with what to do about it."""
-    code = error_code(error)
-    cause, remedy = _REMEDIES.get(code, (f"the driver answered: {error}", "see `danzar doctor`"))
-    return ProbeError(cause, remedy)
-
-
-def error_code(error: BaseException) -> int:
-    """NVML's return code; -1 for what is no NVML error."""
-    value = getattr(error, "value", -1)
-    return value if isinstance(value, int) else -1
-
-
-@dataclass(slots=True)
-class _Card:
-    """What of a card stays the same while the driver runs."""
-
-    index: int
-    handle: Any
-    uuid: str
-    name: str
-    pci_bus_id: str
-    compute_capability: tuple[int, int] | None
-    memory_v2: bool = True
-    used_at_listing: int = 0
+"""Process lists are read again after this change."""
+SENSORS_SECONDS = 10.0
+"""Temperature and power change slowly: unless somebody looks they are read so often."""
+RECHECK_SECONDS = 10.0
+"""While a card is missing the library is started again so often."""
+CENSUS_SECONDS = 60.0
+"""So often it is counted whether there is a new card."""
+LINUX_CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 class NvmlProbe:
@@ -88,10 +57,17 @@ class NvmlProbe:
     source = "nvml"
 
     def __init__(self) -> None:
-        self._cards: list[_Card] | None = None
-        self._processes: dict[str, tuple[GpuProcess, ...] | None] = {}
+        self._cards: list[Card] | None = None
+        self._seen: dict[str, Card] = {}
+        """Every card that was ever visible, by UUID: what is missing is named."""
+        self._missing: tuple[str, ...] = ()
+        self._census = (0, 0)
+        self._counted_at = float("-inf")
+        self._started_at = float("-inf")
         self._processes_read_at: float | None = None
-        self._indices: dict[str, int] = {}
+        self._process = os.getpid()
+        self._read_v2: Any = None
+        self._read_rates: Any = None
 
     @classmethod
     def open(cls) -> NvmlProbe:
@@ -105,24 +81,17 @@ class NvmlProbe:
 
     def read(self, now: float, *, processes: bool) -> MemorySnapshot:
         """One reading of every visible card. Raises ``ProbeError`` when none could be read."""
-        cards = self._cards if self._cards is not None else self._start()
-        faults: list[str] = []
-        devices: list[DeviceMemory] = []
-        broken = False
-        everything = processes or self._processes_read_at is None
-        if everything:
-            self._processes_read_at = now
-        for card in cards:
-            try:
-                devices.append(self._read_card(card, now, everything))
-            except pynvml.NVMLError as error:
-                fault = describe(error)
-                faults.append(f"Device {card.index} ({card.name}): {fault}")
-                broken = broken or error_code(error) in _RESTART_CODES
-        if broken:
-            # A lost card is asked for anew: handles of a driver that went away stay invalid.
+        if self._process != os.getpid():
+            # NVML's state does not survive a fork; what the parent holds is not ours to shut down.
+            self._process, self._cards = os.getpid(), None
+        if self._cards is not None and self._is_due(now):
             self._stop()
-        if cards and not devices:
+        devices, faults, broken = self._read_all(now, processes)
+        if broken and (not devices or now - self._started_at >= RECHECK_SECONDS):
+            # Handles of a driver that went away stay invalid: ask it anew, at once.
+            self._stop()
+            devices, faults, _ = self._read_all(now, processes)
+        if faults and not devices:
             raise ProbeError("; ".join(faults))
         return MemorySnapshot(
             now, self.source, tuple(devices), self._processes_read_at, tuple(faults)
@@ -131,93 +100,169 @@ class NvmlProbe:
     def close(self) -> None:
         self._stop()
 
-    def _start(self) -> list[_Card]:
+    # --- the cards ----------------------------------------------------------------------------
+
+    def _start(self, now: float = float("-inf")) -> list[Card]:
+        self._started_at = self._counted_at = now
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            raise describe(error) from None
+            raise self._words(error) from None
         try:
-            found = self._enumerate()
+            found, unopened = find_cards()
+            self._census = _census()
         except pynvml.NVMLError as error:
-            self._stop()
-            raise describe(error) from None
-        found.sort(key=lambda card: card.pci_bus_id)
-        order = visible_order([c.uuid for c in found], os.environ.get("CUDA_VISIBLE_DEVICES"))
-        cards = [found[position] for position in order]
-        for index, card in enumerate(cards):
+            self._shut_down()
+            raise self._words(error) from None
+        self._read_v2 = getattr(pynvml.nvmlLib, "nvmlDeviceGetMemoryInfo_v2", None)
+        self._read_rates = getattr(pynvml.nvmlLib, "nvmlDeviceGetUtilizationRates", None)
+        present = {card.uuid for card in found}
+        # A card that is gone still counts in the order of those that CUDA_VISIBLE_DEVICES names.
+        gone = [card for uuid, card in self._seen.items() if uuid not in present]
+        everything = sorted([*found, *gone], key=lambda card: card.pci_bus_id)
+        visible = visible_cards(everything, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        cards = [card for card in visible if card.uuid in present]
+        for place, card in enumerate(visible):
             # CUDA's ordinals are fixed when a process starts: a card keeps its number here even
-            # if another one disappeared since.
-            card.index = self._indices.setdefault(card.uuid, _free_index(self._indices, index))
+            # if another one disappeared or came since.
+            old = self._seen.get(card.uuid)
+            taken = {one.index for one in self._seen.values()}
+            card.index = old.index if old is not None else _free_index(taken, place)
+            self._seen[card.uuid] = card
+        self._missing = self._name_missing(gone, unopened)
         self._cards = cards
         self._processes_read_at = None
         return cards
 
-    def _enumerate(self) -> list[_Card]:
-        cards: list[_Card] = []
-        for position in range(pynvml.nvmlDeviceGetCount()):
-            try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(position)
-            except pynvml.NVMLError as error:
-                log.warning("card %d can't be opened: %s", position, describe(error))
-                continue
-            pci = _known(pynvml.nvmlDeviceGetPciInfo, handle)
-            capability = _known(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-            cards.append(
-                _Card(
-                    index=position,
-                    handle=handle,
-                    uuid=_text(_known(pynvml.nvmlDeviceGetUUID, handle)) or f"unknown-{position}",
-                    name=short_name(_text(_known(pynvml.nvmlDeviceGetName, handle)) or "GPU"),
-                    # Where the driver gives no address its own order, which follows it, serves.
-                    pci_bus_id=_text(pci.busId if pci else None) or f"~{position:04d}",
-                    compute_capability=(capability[0], capability[1]) if capability else None,
-                )
+    def _name_missing(self, gone: list[Card], unopened: list[str]) -> tuple[str, ...]:
+        why = (
+            unopened[0]
+            if unopened
+            else (
+                "the card is not found any more. If it was taken out on purpose restart Danzar; "
+                "else reboot, or look at its power and its slot"
             )
-        return cards
+        )
+        named = [f"{card.label}: {why}" for card in gone]
+        return (*named, *(f"A further card: {words}" for words in unopened[len(gone) :]))
 
-    def _read_card(self, card: _Card, now: float, processes_too: bool) -> DeviceMemory:
+    def _is_due(self, now: float) -> bool:
+        """Whether the cards are to be looked for anew."""
+        if self._missing:
+            return now - self._started_at >= RECHECK_SECONDS
+        if now - self._counted_at < CENSUS_SECONDS:
+            return False
+        self._counted_at = now
+        try:
+            return _census() != self._census or self._census[0] == 0
+        except pynvml.NVMLError:
+            return True
+
+    def _words(self, error: BaseException) -> ProbeError:
+        words = describe(error)
+        if self._seen and error_code(error) == MISMATCH:
+            # The library that this process loaded stays in it.
+            words = ProbeError(words.cause, f"{words.remedy}. If that was done: restart Danzar")
+        return words
+
+    def _stop(self) -> None:
+        if self._cards is not None:
+            self._cards = None
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            pynvml.nvmlShutdown()
+        except pynvml.NVMLError as error:
+            log.debug("NVML would not shut down: %s", error)
+
+    # --- readings -----------------------------------------------------------------------------
+
+    def _read_all(self, now: float, processes: bool) -> tuple[list[DeviceMemory], list[str], bool]:
+        """Readings, what could not be read, and whether the library should be started again."""
+        cards = self._cards if self._cards is not None else self._start(now)
+        devices: list[DeviceMemory] = []
+        faults = [*self._missing]
+        broken = False
+        everything = processes or self._processes_read_at is None
+        if everything:
+            self._processes_read_at = now
+        for card in cards:
+            try:
+                devices.append(self._read_card(card, now, everything))
+            except pynvml.NVMLError as error:
+                faults.append(f"{card.label}: {describe(error)}")
+                broken = broken or error_code(error) in RESTART_CODES
+        return devices, faults, broken
+
+    def _read_card(self, card: Card, now: float, everything: bool) -> DeviceMemory:
         total, free, used = self._read_memory(card)
-        if processes_too or abs(used - card.used_at_listing) > LISTING_DRIFT_BYTES:
+        if everything or abs(used - card.used_at_listing) > LISTING_DRIFT_BYTES:
             # Somebody came or went: the old list would credit memory to a program that left.
-            self._processes[card.uuid] = self._read_processes(card)
+            card.processes = self._read_processes(card)
+            card.listed_bytes = listed_bytes(card.processes)
             card.used_at_listing = used
-        processes = self._processes.get(card.uuid)
-        utilization = _known(pynvml.nvmlDeviceGetUtilizationRates, card.handle)
-        temperature = _known(
-            pynvml.nvmlDeviceGetTemperature, card.handle, pynvml.NVML_TEMPERATURE_GPU
-        )
-        power = _known(pynvml.nvmlDeviceGetPowerUsage, card.handle)
+        if everything or now - card.sensors_read_at >= SENSORS_SECONDS:
+            self._read_sensors(card, now)
+        busy = None
+        if card.rates_known:
+            if self._read_rates(card.handle, card.rates_ref) == 0:
+                busy = float(card.rates.gpu)
+            else:
+                card.rates_known = False  # asked again with the sensors
+        held = used if card.listed_bytes is None else card.listed_bytes
+        # In order, for speed: this is made for every card at every tick.
         return DeviceMemory(
-            index=card.index,
-            uuid=card.uuid,
-            name=card.name,
-            total_bytes=total,
-            free_bytes=free,
-            allocated_bytes=allocated_bytes(processes, used, total - free),
-            processes=processes,
-            pci_bus_id=card.pci_bus_id,
-            compute_capability=card.compute_capability,
-            gpu_utilization_percent=float(utilization.gpu) if utilization else None,
-            temperature_c=float(temperature) if temperature is not None else None,
-            power_w=power / 1000.0 if power is not None else None,
-            source=self.source,
-            read_at=now,
+            card.index,
+            card.uuid,
+            card.name,
+            total,
+            free,
+            min(held, total - free) if held > 0 else 0,
+            card.processes,
+            card.pci_bus_id,
+            card.compute_capability,
+            busy,
+            card.temperature_c,
+            card.power_w,
+            "nvml",
+            now,
         )
 
-    def _read_memory(self, card: _Card) -> tuple[int, int, int]:
+    def _read_memory(self, card: Card) -> tuple[int, int, int]:
         """(total, free, used without the driver's share where it tells) in bytes."""
         if card.memory_v2:
+            code = self._read_v2(card.handle, card.memory_ref) if self._read_v2 else NOT_SUPPORTED
+            if code == 0:
+                _, total, _, free, used = card.words
+                return total, free, used
+            if code in RESTART_CODES:
+                raise pynvml.NVMLError(code)
+            card.memory_v2 = False
+        if not card.unified:
             try:
-                memory = pynvml.nvmlDeviceGetMemoryInfo(card.handle, version=_MEMORY_V2)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(card.handle)
                 return int(memory.total), int(memory.free), int(memory.used)
             except pynvml.NVMLError as error:
-                if error_code(error) in _RESTART_CODES:
+                if error_code(error) != NOT_SUPPORTED or card.parent_uuid:
                     raise
-                card.memory_v2 = False
-        memory = pynvml.nvmlDeviceGetMemoryInfo(card.handle)
-        return int(memory.total), int(memory.free), int(memory.used)
+            card.unified = True
+            card.name = f"{card.name}, unified memory"
+            log.info("%s has no memory of its own: the computer's is read", card.label)
+        system = psutil.virtual_memory()
+        return system.total, system.available, system.total - system.available
 
-    def _read_processes(self, card: _Card) -> tuple[GpuProcess, ...] | None:
+    def _read_sensors(self, card: Card, now: float) -> None:
+        card.sensors_read_at = now
+        card.rates_known = self._read_rates is not None
+        temperature = known(
+            pynvml.nvmlDeviceGetTemperature, card.handle, pynvml.NVML_TEMPERATURE_GPU
+        )
+        power = known(pynvml.nvmlDeviceGetPowerUsage, card.handle)
+        card.temperature_c = float(temperature) if temperature is not None else None
+        card.power_w = power / 1000.0 if power is not None else None
+
+    def _read_processes(self, card: Card) -> tuple[GpuProcess, ...] | None:
         """Compute and graphics processes by pid; ``None`` where the driver lists none at all."""
         held: dict[int, int | None] = {}
         answered = False
@@ -225,8 +270,15 @@ class NvmlProbe:
             pynvml.nvmlDeviceGetComputeRunningProcesses,
             pynvml.nvmlDeviceGetGraphicsRunningProcesses,
         ):
-            rows = _known(ask, card.handle)
-            if rows is None:
+            try:
+                rows = ask(card.handle)
+            except pynvml.NVMLError as error:
+                if error_code(error) == LOST:
+                    raise
+                if error_code(error) == NO_PERMISSION and not card.refusal_told:
+                    card.refusal_told = True
+                    why = describe(error)
+                    log.warning("%s: its processes can't be listed: %s", card.label, why)
                 continue
             answered = True
             for row in rows:
@@ -241,79 +293,29 @@ class NvmlProbe:
         )
 
     def _name_of(self, pid: int) -> str:
-        """The program's name; for an interpreter the module or script that it runs."""
-        path = _text(_known(pynvml.nvmlSystemGetProcessName, pid)) or ""
-        name = re.split(r"[\\/]", path.split(" ")[0] if path.startswith("/") else path)[-1]
-        if name and not _PYTHON.match(name):
-            return name
-        try:
-            process = psutil.Process(pid)
-            if name or _PYTHON.match(process.name()):
-                return _python_program(process.cmdline()) or name or process.name()
-            return process.name()
-        except (psutil.Error, OSError):
-            return name
-
-    def _stop(self) -> None:
-        if self._cards is None:
-            return
-        self._cards = None
-        try:
-            pynvml.nvmlShutdown()
-        except pynvml.NVMLError as error:
-            log.debug("NVML would not shut down: %s", error)
+        return program_name(pid, text(known(pynvml.nvmlSystemGetProcessName, pid)))
 
 
-def allocated_bytes(
-    processes: tuple[GpuProcess, ...] | None, used_bytes: int, reserved_bytes: int
-) -> int:
-    """What processes have in use: their sum where the driver keeps accounts, else its ``used``.
+def listed_bytes(processes: tuple[GpuProcess, ...] | None) -> int | None:
+    """What the listed processes hold together; ``None`` where the driver keeps no accounts.
 
     An empty list beside used memory is no proof of emptiness: other containers' processes are
     not shown.
     """
-    known = [p.used_bytes for p in processes or () if p.used_bytes is not None]
-    total = sum(known) if known else used_bytes
-    return max(0, min(total, reserved_bytes))
+    sizes = [p.used_bytes for p in processes or () if p.used_bytes is not None]
+    return sum(sizes) if sizes else None
 
 
-def short_name(name: str) -> str:
-    """A card's name as the guide writes it: without the vendor's prefix."""
-    return re.sub(r"^(NVIDIA\s+)?(GeForce\s+)?", "", name.strip(), flags=re.IGNORECASE) or name
+def _census() -> tuple[int, int]:
+    """How many cards NVML and the kernel's module count. Raises ``pynvml.NVMLError``."""
+    try:
+        listed = sum(1 for _ in LINUX_CARDS.iterdir())
+    except OSError:
+        listed = 0
+    return pynvml.nvmlDeviceGetCount(), listed
 
 
-def _python_program(command: list[str]) -> str:
-    """``vllm`` of ``python -m vllm.entrypoints...``; ``server.py`` of ``python server.py``."""
-    arguments = iter(command[1:])
-    for argument in arguments:
-        if argument == "-m":
-            return next(arguments, "").split(".")[0]
-        if argument in {"-c", "-"}:
-            return ""
-        if not argument.startswith("-"):
-            return re.split(r"[\\/]", argument)[-1]
-    return ""
-
-
-def _free_index(taken: dict[str, int], wanted: int) -> int:
-    used = set(taken.values())
-    while wanted in used:
+def _free_index(taken: set[int], wanted: int) -> int:
+    while wanted in taken:
         wanted += 1
     return wanted
-
-
-def _known(ask: Callable[..., Any], *arguments: Any) -> Any:
-    """The driver's answer, or ``None`` where it has none to give."""
-    try:
-        return ask(*arguments)
-    except pynvml.NVMLError as error:
-        log.debug("%s: %s", getattr(ask, "__name__", ask), error)
-    except UnicodeDecodeError as error:
-        return error.object.decode("utf-8", errors="replace")
-    return None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return str(value) if value is not None else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from danzar_gpu.memory import DeviceMemory, MemorySnapshot
 from danzar_gpu.probes import ProbeError, ProbeUnavailable
-from danzar_gpu.probes.nvml import short_name
+from danzar_gpu.probes.cards import short_name
 
 
 class TorchProbe:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from danzar_gpu.memory import GpuProcess
-from danzar_gpu.probes.nvml import allocated_bytes, short_name
+from danzar_gpu.probes.cards import short_name
+from danzar_gpu.probes.nvml import listed_bytes
 from danzar_gpu.probes.visibility import visible_order
 from tests.standin import GUIDE, Fault, Process, Scenario, StandinNvml, gib
 
@@ -149,12 +150,17 @@ def test_names_lose_the_vendors_prefix() -> None:
     assert short_name("Tesla T4") == "Tesla T4"
 
 
-def test_allocated_never_exceeds_reserved() -> None:
+def test_what_is_listed_counts_where_the_driver_keeps_accounts() -> None:
     rows = (GpuProcess(1, "a", 7), GpuProcess(2, "b", None))
-    assert allocated_bytes(rows, 3, 10) == 7
-    assert allocated_bytes(rows, 3, 5) == 5
-    assert allocated_bytes((), 3, 5) == 3
-    assert allocated_bytes(None, 9, 5) == 5
+    assert listed_bytes(rows) == 7
+    assert listed_bytes(rows[1:]) is listed_bytes(()) is listed_bytes(None) is None
+
+
+def test_allocated_never_exceeds_reserved(standin_nvml: StandinNvml) -> None:
+    # The accounts and the total are not read at the same instant.
+    card = replace(GUIDE.cards[0], free_bytes=gib(11), processes=(Process(4_200_011, gib(3)),))
+    device = read(standin_nvml, GUIDE.with_card(0, card))["devices"][0]
+    assert device["allocated_bytes"] == gib(1)
 
 
 DRIFT = """

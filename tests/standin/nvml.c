@@ -114,27 +114,27 @@ static void done(Scenario *s) {
 
 /* A handle belongs to a card, wherever it is in the list: one that was taken out leaves its own
  * handle invalid and those of the others as they are. */
-static char handles[MAX_HANDLES][2 * TEXT];
+static struct { char uuid[TEXT], bus[TEXT]; } handles[MAX_HANDLES];
 
-static void identify(const Device *d, char *to) { snprintf(to, 2 * TEXT, "%s %s", d->uuid, d->bus); }
+static int belongs(size_t number, const Device *d) {
+    return !strcmp(handles[number].uuid, d->uuid) && !strcmp(handles[number].bus, d->bus);
+}
 
 static void *handle_of(const Device *d) {
-    char wanted[2 * TEXT];
-    identify(d, wanted);
     for (size_t i = 0; i < MAX_HANDLES; i++) {
-        if (!handles[i][0]) strcpy(handles[i], wanted);
-        if (!strcmp(handles[i], wanted)) return (void *)(i + 1);
+        if (!handles[i].bus[0]) {
+            copy(handles[i].uuid, d->uuid);
+            copy(handles[i].bus, d->bus);
+        }
+        if (belongs(i, d)) return (void *)(i + 1);
     }
     return NULL;
 }
 
 static int position_of(const Scenario *s, void *handle) {
     size_t number = (size_t)handle - 1;
-    char seen[2 * TEXT];
-    for (int i = 0; s && number < MAX_HANDLES && i < s->devices; i++) {
-        identify(&s->device[i], seen);
-        if (!strcmp(handles[number], seen)) return i;
-    }
+    for (int i = 0; s && number < MAX_HANDLES && i < s->devices; i++)
+        if (belongs(number, &s->device[i])) return i;
     return -1;
 }
 
