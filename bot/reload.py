@@ -77,7 +77,7 @@ async def reload(context: AppContext, path: Path | None = None, *, who: str = ""
         started_again,
     )
     context.gpu_memory_manager.decided(
-        f"the configuration was read again{f' for {who}' if who else ''}: {done.words}"
+        f"the configuration was read again{f' ({who})' if who else ''}: {done.words}"
     )
     for problem in misfits(new.gpu_memory, context.gpu_memory_manager.snapshot):
         log.warning("%s", problem)

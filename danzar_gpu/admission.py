@@ -7,7 +7,7 @@ the simulator in virtual time. No I/O, no tasks; everything happens within a cal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,7 +19,13 @@ from danzar_gpu.placement import Placement, Room, cooling, need_on, place, rebal
 from danzar_gpu.trust import STALE_SECONDS, Outlook, Skeptic
 
 Policy = Literal["cpu", "wait", "fail"]
-Note = Callable[[str, str, int], None]
+Facts = Mapping[str, object]
+"""The figures behind a decision, by name, for programs that read the log."""
+Note = Callable[[str, str, int, Facts], None]
+"""Told of each decision: its kind, its words, how grave it is (``logging``'s levels), its facts."""
+Cause = Literal["pressure", "priority", "return", "by hand"]
+"""Why a model moves, of few words: memory is short, a more important one comes, a better card has
+room again, somebody wants it."""
 
 CPU_CHECK_SECONDS = 2.0
 """How often cards are looked at while a model waits on the CPU for one of them."""
@@ -216,6 +222,11 @@ class Admission:
         if ticket.record is not None:
             self.release(ticket.record, now)
 
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Who waits for a card, the next one first."""
+        return tuple(ticket.request.name for ticket in self._queue)
+
     def _is_behind(self, request: Request) -> bool:
         # What is vacated for a ticket is counted as its own: it needs no further precedence.
         return any(
@@ -264,7 +275,9 @@ class Admission:
         request = ticket.request
         device = placement.device or "cpu"
         ticket.record = self.ledger.grant(request, placement.uuid, device, placement.reason, now)
-        self.note("placed", f"{request.name} goes to {device}: {placement.reason}", logging.INFO)
+        facts = {"model": request.name, "device": device, "need_bytes": request.need.total_bytes}
+        text = f"{request.name} goes to {device}: {placement.reason}"
+        self.note("placed", text, logging.INFO, facts)
         self._watch(now)
         ticket.settled(ticket)
 
@@ -282,9 +295,10 @@ class Admission:
             reason = f"no card had room within {ticket.patience:g} s; {placement.reason}"
             placement = replace(placement, reason=reason)
         ticket.refused = replace(placement, device=None, uuid=None)
-        self.note(
-            "refused", f"{ticket.request.name} was refused: {placement.reason}", logging.WARNING
-        )
+        request = ticket.request
+        facts = {"model": request.name, "need_bytes": request.need.total_bytes}
+        text = f"{request.name} was refused: {placement.reason}"
+        self.note("refused", text, logging.WARNING, facts)
         ticket.settled(ticket)
 
     # Moves
@@ -313,9 +327,8 @@ class Admission:
             record.grew = True
             self.ledger.resize(record, replace(need, activations_bytes=activations))
         names = " and ".join(record.request.name for record in records)
-        self.note(
-            "resized", f"{names} took {gib(more):.1f}GB more on {label} than leased", logging.INFO
-        )
+        text = f"{names} took {gib(more):.1f}GB more on {label} than leased"
+        self.note("resized", text, logging.INFO, {"models": names, "more_bytes": more})
 
     def _rebalance(self, snapshot: MemorySnapshot, now: float) -> None:
         plan = rebalance(snapshot, self.ledger, self.config, now, outlook=self._outlook())
@@ -331,7 +344,8 @@ class Admission:
         for move in plan.moves:
             record = self.ledger.get(move.lease_id)
             if record is not None and not record.moving:
-                self._begin_move(record, move.placement, now, forced=move.forced)
+                cause = "pressure" if move.forced else "return"
+                self._begin_move(record, move.placement, now, cause)
         if plan.pressure:
             self._watch(now)
 
@@ -352,14 +366,14 @@ class Admission:
                 may_evict=False,
             )
             reason = f"{request.name} is more important; {elsewhere.reason}"
-            self._begin_move(victim, replace(elsewhere, reason=reason), now, forced=True)
+            self._begin_move(victim, replace(elsewhere, reason=reason), now, "priority")
 
     def keep_off(self, name: str, why: str, now: float) -> None:
         """A model leaves its card for the CPU and stays there until ``let_back``."""
         self.ledger.kept_off[name] = why
         for record in self.ledger:
             if record.request.name == name and record.uuid is not None:
-                self._begin_move(record, Placement("cpu", why), now, forced=False)
+                self._begin_move(record, Placement("cpu", why), now, "by hand")
 
     def let_back(self, name: str, now: float) -> list[Placement]:
         """It may be on a card again, and goes there at once if one has room for it.
@@ -373,13 +387,21 @@ class Admission:
                 placement = self.place(record.request, now)
                 found.append(placement)
                 if placement.uuid is not None:
-                    self._begin_move(record, placement, now, forced=False)
+                    self._begin_move(record, placement, now, "by hand")
         return found
 
     def _begin_move(
-        self, record: LeaseRecord, placement: Placement, now: float, *, forced: bool
+        self, record: LeaseRecord, placement: Placement, now: float, cause: Cause
     ) -> None:
         where = placement.device or "none"
+        forced = cause in ("pressure", "priority")
+        facts = {
+            "model": record.request.name,
+            "from": record.device,
+            "to": where,
+            "cause": cause,
+            "need_bytes": record.request.need.total_bytes,
+        }
         self.ledger.begin_move(
             record, placement.uuid, where, placement.reason, now=now, forced=forced
         )
@@ -388,6 +410,7 @@ class Admission:
             f"{record.request.name} leaves {record.device} for "
             f"{placement.device or 'nothing'}: {placement.reason}",
             logging.INFO,
+            facts,
         )
         self._watch(now)
         self.revoke(record)
@@ -405,7 +428,8 @@ class Admission:
                 record, replace(need, activations_bytes=need.activations_bytes + extra)
             )
         name = record.request.name
-        self.note("moved", f"{name} moved from {origin} to {record.device}", logging.INFO)
+        facts = {"model": name, "from": origin, "to": record.device}
+        self.note("moved", f"{name} moved from {origin} to {record.device}", logging.INFO, facts)
         self._serve(now)
         self._watch(now)
 
@@ -415,9 +439,9 @@ class Admission:
         reason = f"{wanted} failed: {why}"
         self.ledger.begin_move(record, None, "cpu", reason, now=now, forced=True)
         self.ledger.land(record, now)
-        self.note(
-            "move-failed", f"{record.request.name} falls to the CPU: {reason}", logging.WARNING
-        )
+        facts = {"model": record.request.name, "from": wanted, "to": "cpu", "cause": "failed"}
+        text = f"{record.request.name} falls to the CPU: {reason}"
+        self.note("move-failed", text, logging.WARNING, facts)
         self._serve(now)
 
     # Holders
@@ -431,7 +455,8 @@ class Admission:
         """A lease is given back. Idempotent."""
         if self.ledger.release(record.lease_id, now) is not None:
             name = record.request.name
-            self.note("released", f"{name} gave back {record.device}", logging.INFO)
+            facts = {"model": name, "device": record.device}
+            self.note("released", f"{name} gave back {record.device}", logging.INFO, facts)
             self._watch(now)
             self._serve(now)
 
@@ -445,7 +470,7 @@ class Admission:
         if gone:
             names = ", ".join(record.request.name for record in gone)
             text = f"{holder} is gone ({why}): {names} released"
-            self.note("holder-gone", text, logging.WARNING)
+            self.note("holder-gone", text, logging.WARNING, {"holder": holder, "models": names})
             self._watch(now)
             self._serve(now)
         return gone

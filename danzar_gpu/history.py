@@ -14,8 +14,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -81,6 +81,8 @@ class Event:
     """Unix time."""
     kind: str
     text: str
+    facts: Mapping[str, object] = field(default_factory=dict[str, object], compare=False)
+    """The figures behind it, by name; not kept in the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from danzar_gpu import advice, report
-from danzar_gpu.admission import Admission, Policy, Ticket
+from danzar_gpu.admission import Admission, Facts, Policy, Ticket
+from danzar_gpu.card_news import card_news
 from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.fit import Fit, fit
@@ -95,6 +96,9 @@ class GPUMemoryManager:
         self._raw: MemorySnapshot | None = None
         self._reading: asyncio.Task[MemorySnapshot] | None = None
         self._subscribers: list[Callable[[MemorySnapshot], None]] = []
+        self._listeners: list[Callable[[Event], None]] = []
+        self.failed_readings = 0
+        """How often the probe could not be read since the start."""
         self._alerts: set[str] = set()
         self._closed = False
 
@@ -193,6 +197,7 @@ class GPUMemoryManager:
         try:
             raw = await self._reader.read(processes=processes)
         except ProbeError as error:
+            self.failed_readings += 1
             if self.last_error != error.cause:
                 self._note("reading-failed", f"GPU memory can't be read: {error}", logging.WARNING)
             self.last_error = error.cause
@@ -203,6 +208,8 @@ class GPUMemoryManager:
         return self._accept(await self._with_servers_word(raw))
 
     def _accept(self, raw: MemorySnapshot) -> MemorySnapshot:
+        for kind, text in card_news(self._raw, raw):
+            self._note(kind, text, logging.WARNING if kind == "card-trouble" else logging.INFO)
         self._raw = raw
         snapshot = self._with_ours(raw)
         self.history.append(snapshot)
@@ -434,6 +441,10 @@ class GPUMemoryManager:
             stored = []
         return [*(sample for sample in stored if sample.at < began), *recent]
 
+    def parked(self, words: str) -> None:
+        """Record that a holder gave memory back because it has nothing to do."""
+        self._note("parked", words)
+
     def decided(self, words: str) -> None:
         """Record what a person decided, in words that name who."""
         self._note("decided", words)
@@ -459,6 +470,11 @@ class GPUMemoryManager:
     def leases(self) -> tuple[Lease, ...]:
         """What is granted now."""
         return tuple(self._leases.values())
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Who waits for a card, the next one first."""
+        return self._admission.waiting
 
     @contextlib.asynccontextmanager
     async def lease(
@@ -717,9 +733,23 @@ class GPUMemoryManager:
                 lease.revoked.set()
         self._monitor.hurry()
 
-    def _note(self, kind: str, text: str, level: int = logging.INFO) -> None:
-        event = Event(self._wall(), kind, text)
+    def on_event(self, callback: Callable[[Event], None]) -> None:
+        """Call ``callback`` with each event from now on, on the event loop. It must not raise."""
+        self._listeners.append(callback)
+
+    def _note(
+        self, kind: str, text: str, level: int = logging.INFO, facts: Facts | None = None
+    ) -> None:
+        found = {**facts, **self._free_bytes()} if facts else {}
+        event = Event(self._wall(), kind, text, found)
         self.events.append(event)
         if self._store is not None and self.source != "simulated":
             self._store.event(event)
-        log.log(level, "%s", text)
+        log.log(level, "%s", text, extra={"event": kind, "facts": found})
+        for listener in self._listeners:
+            listener(event)
+
+    def _free_bytes(self) -> dict[str, object]:
+        """What was free on each card when something was decided."""
+        devices = self._raw.devices if self._raw is not None else ()
+        return {f"free_bytes_{d.index}": d.free_bytes for d in devices}

@@ -134,7 +134,7 @@ class DanzarPolicy(PolicyBase):
             self._admission.release(record, self.desk.now)
         self._hurry()
 
-    def _note(self, kind: str, text: str, level: int) -> None:
+    def _note(self, kind: str, text: str, level: int, facts: object) -> None:
         if kind in ("placed", "revoked", "move-failed", "refused"):
             self.desk.note(text)
 
