@@ -6,7 +6,6 @@ Exit status 0 only when nothing would. What only makes it less (no card, no toke
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from bot.identity import version
 from bot.misfits import misfits
 from bot.settings import Settings
 from bot.vision import model_files
+from bot.vision.packages import missing_packages, why_no_vision
 from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
 from danzar_gpu.memory import GIB
 
@@ -82,8 +83,11 @@ def examine(path: Path, probe_name: ProbeName) -> list[Finding]:
         findings += check_models(settings)
         findings += check_disk()
         findings += check_demo()
-        findings += check_torch(torch.result(), snapshot)
-        findings += check_capture(capture.result(), settings)
+        if missing := missing_packages():
+            findings.append(check_vision(missing))
+        else:
+            findings += check_torch(torch.result(), snapshot)
+            findings += check_capture(capture.result(), settings)
     return findings
 
 
@@ -98,9 +102,7 @@ def check_python() -> Iterator[Finding]:
         yield Finding("python", "failure", found, "use Python 3.11, 3.12 or 3.13")
         return
     missing = [
-        name
-        for name in ("discord", "torch", "open_clip", "ultralytics", "av", "mss", "PIL")
-        if importlib.util.find_spec(name) is None
+        name for name in ("discord", "aiohttp", "psutil", "matplotlib") if find_spec(name) is None
     ]
     if missing:
         what = f"{found}, but {', '.join(missing)} can't be imported"
@@ -271,11 +273,17 @@ def check_demo() -> Iterator[Finding]:
         yield Finding("demo", "warning", what, 'pip install -e ".[demo]", if you want the demo')
 
 
+def check_vision(missing: tuple[str, ...]) -> Finding:
+    """The bot alone is a way to install Danzar, not a fault."""
+    what, _, remedy = why_no_vision(missing).partition("; the rest works. ")
+    return Finding("vision", "warning", what, remedy)
+
+
 def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iterator[Finding]:
     """Does torch work, and does it number the cards as the driver does?"""
     if "failed" in answer:
         what = f"torch could not be asked: {answer['failed']}"
-        yield Finding("torch", "failure", what, "install again: pip install -e .")
+        yield Finding("torch", "failure", what, "install again: pip install -e '.[vision]'")
         return
     build = f"CUDA {answer['cuda']}" if answer["cuda"] else "CPU only"
     yield Finding("torch", "ok", f"torch {answer['version']} ({build})")

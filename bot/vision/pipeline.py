@@ -15,6 +15,7 @@ from typing import Literal
 from bot.settings import Settings
 from bot.vision.asking import BACKGROUND, Scores, probability
 from bot.vision.clip import ClipService
+from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.service import HOLDER, ModelService, ServiceStatus
 from bot.vision.worker.handle import (
@@ -106,6 +107,7 @@ class VisionPipeline:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._state: PipelineState = "off"
         self._reason = ""
+        self._why_off = "Vision is off; `!vision start` starts it"
         self._source = ""
         self._source_trouble = ""
         self._latest: FrameReport | None = None
@@ -177,13 +179,25 @@ class VisionPipeline:
     async def start(self) -> None:
         """Bring vision up; returns once the worker is there or won't be. Idempotent."""
         async with self._stopping:
-            if self._supervisor is None or self._supervisor.done():
+            if missing := missing_packages():
+                self._without_packages(why_no_vision(missing))
+            elif self._supervisor is None or self._supervisor.done():
                 self._failures.clear()
                 self._up.clear()
                 self._set("starting", "the vision worker starts")
                 self.ended = asyncio.get_running_loop().create_future()
                 self._supervisor = asyncio.create_task(self._supervise(), name="vision")
         await self._up.wait()
+
+    def _without_packages(self, words: str) -> None:
+        """Off, and no crash: the bot alone is a way to install Danzar."""
+        if self._reason != words:
+            log.warning("%s", words)
+        self._set("off", words)
+        self._why_off = words
+        self.ended = asyncio.get_running_loop().create_future()
+        self.ended.set_result(SourceEnded(words=words, failed=True))
+        self._up.set()
 
     async def stop(self) -> None:
         """End the worker; every lease of vision is released. Idempotent."""
@@ -207,7 +221,7 @@ class VisionPipeline:
             VisionUnavailable: vision does not run or has seen nothing yet.
         """
         if self._state == "off":
-            raise VisionUnavailable("Vision is off; `!vision start` starts it")
+            raise VisionUnavailable(self._why_off)
         worker, report = self._worker, self._latest
         if self._state == "failed" or worker is None or report is None:
             why = self.state_reason or "no frame was captured yet"
@@ -253,7 +267,7 @@ class VisionPipeline:
         worker = self._worker
         if worker is None:
             why = self._reason if self._state == "failed" else ""
-            raise VisionUnavailable(why or "Vision is off; `!vision start` starts it")
+            raise VisionUnavailable(why or self._why_off)
         clip = self._clip.status
         if clip.state in ("off", "failed", "waiting"):
             raise VisionUnavailable(
