@@ -39,7 +39,7 @@ class About(commands.Cog):
         """
         context = getattr(self.bot, "app_context", None)
         embed = discord.Embed(
-            title="Danzar",
+            title=texts.ABOUT_TITLE,
             description=texts.ABOUT,
             colour=NEUTRAL,
             url=source_url(),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import discord
@@ -18,6 +19,8 @@ from cogs.gpu_parts.control import Action, Control
 from cogs.gpu_parts.dashboard import Dashboard
 from cogs.gpu_parts.holders import fit_embed, models_embed, process_pages
 from cogs.gpu_parts.pictures import DEFAULT_SPAN, SPANS, PictureFailed, Pictures
+from cogs.gpu_parts.profiles import profile_pages
+from cogs.gpu_parts.reloading import reloaded_embed
 from cogs.gpu_parts.status import Reading, StatusView, footer, status_embed, take_reading
 from cogs.host import host_of
 from cogs.pages import Confirm, Pages
@@ -119,11 +122,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         Example: `{prefix}gpu processes`
         """
         await self.read(ctx)
-        pages = Pages(ctx.author.id, process_pages(self.host))
-        if pages.needed:
-            pages.message = await ctx.send(embed=pages.embed, view=pages)
-        else:
-            await ctx.send(embed=pages.embed)
+        await self.show_pages(ctx, process_pages(self.host))
 
     @gpu.command(name="models", brief="Models: where, how large, why there")
     @commands.cooldown(3, 6, PER_USER)
@@ -134,6 +133,22 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         await self.read(ctx)
         await ctx.send(embed=models_embed(self.host))
+
+    @gpu.command(name="profile", brief="What models take, in memory and time")
+    @commands.cooldown(3, 6, PER_USER)
+    async def profile(self, ctx: Context) -> None:
+        """Shows what each model took on each kind of device: memory, loading, moves, frames.
+
+        Example: `{prefix}gpu profile`
+        """
+        context = self.host.context
+        if context is None:
+            raise commands.BadArgument(texts.PROFILE_ELSEWHERE.format(prefix=ctx.clean_prefix))
+        from bot.profile import profiles
+
+        async with ctx.typing():
+            found = await profiles(context)
+        await self.show_pages(ctx, profile_pages(self.host, found))
 
     @gpu.command(name="fit", brief="Would a model fit, and where?")
     @app_commands.describe(what="GB, or the name of a model")
@@ -344,6 +359,31 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         warning, who = self.control.warning_of_reset(), ctx.author.display_name
         await self.confirm(ctx, warning, texts.RESET, lambda: self.control.reset(who))
 
+    @gpu.command(name="reload", brief="Read the configuration again")
+    @commands.is_owner()
+    @commands.cooldown(2, 10)
+    async def reload(self, ctx: Context) -> None:
+        """Reads the configuration again and uses it; a mistake in it changes nothing.
+
+        What was chosen in chat stays chosen. For the bot's owner.
+
+        Example: `{prefix}gpu reload`
+        """
+        context = self.host.context
+        if context is None:
+            raise commands.BadArgument(texts.RELOAD_ELSEWHERE)
+        from bot.reload import reload
+        from bot.settings import SettingsError
+
+        async with ctx.typing(ephemeral=True):
+            try:
+                done = await reload(context, who=ctx.author.display_name)
+            except SettingsError as error:
+                problems = plain(shortened(str(error), 1500))
+                await ctx.send(texts.RELOAD_REFUSED.format(problems=problems), ephemeral=True)
+                return
+        await ctx.send(embed=reloaded_embed(done), ephemeral=True)
+
     # Alerts
 
     @gpu.group(
@@ -433,6 +473,13 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         reading = await self.read(ctx)
         view = StatusView(self.host, ctx.author.id, reading)
         view.message = await ctx.send(embed=status_embed(self.host, reading), view=view)
+
+    async def show_pages(self, ctx: Context, embeds: Sequence[discord.Embed]) -> None:
+        pages = Pages(ctx.author.id, embeds)
+        if pages.needed:
+            pages.message = await ctx.send(embed=pages.embed, view=pages)
+        else:
+            await ctx.send(embed=pages.embed)
 
     async def show_alerts(self, ctx: Context) -> None:
         desk = self.alert_desk

@@ -58,6 +58,7 @@ OR_ROLE = " or the role “{role}”"
 
 # --- about, help, owner -----------------------------------------------------------------------
 
+ABOUT_TITLE = "Danzar"
 ABOUT = (
     "Watches a game with local vision models and never takes the GPU memory that the local LLM "
     "needs."
@@ -160,7 +161,7 @@ LLM_EMPTY = "its server has no model loaded"
 LLM_UNASKED = "`main_llm_endpoint` in the configuration would name its models"
 
 FIT_TITLE = "📐 Would it fit?"
-FIT_A_MODEL = "A model"
+FIT_A_MODEL, FIT_THE_MODEL = "A model", "the model"
 FIT_ANOTHER = "Another {model}"
 FIT_NOW = "✅ {what} ({size:.2f}GB) fits on **{device}** now."
 FIT_AFTER_MOVES = "🟠 {what} ({size:.2f}GB) fits only if models of ours move."
@@ -188,6 +189,39 @@ HISTORY_NO_SPAN = "“{span}” is no time span. There are: {known}."
 
 PROFILE_TITLE = "⏱️ What the models take"
 PROFILE_EMPTY = "No model was loaded yet; `{prefix}vision start` loads them."
+PROFILE_HEADING = "{service} ({model}) on {device}"
+PROFILE_HEADING_OLD = "{model} on {device}"
+PROFILE_MEMORY = "memory: {sizes}"
+PROFILE_PREDICTED = "{size:.2f}GB predicted"
+PROFILE_MEASURED = "{size:.2f}GB measured ({times}×)"
+PROFILE_FELL = "ran out when it needed {size:.2f}GB"
+PROFILE_TIMES = {
+    "load": "load",
+    "move": "move here",
+    "offload": "leave",
+    "park": "park",
+    "restore": "come back",
+    "trim": "trim",
+}
+PROFILE_TIMES_LINE = "time: {times}"
+PROFILE_TIMING = "{name} {median:.2g} s ({count}×, {worst:.2g} s at worst)"
+PROFILE_TIMING_ONCE = "{name} {median:.2g} s (once)"
+PROFILE_PACE = (
+    "{frames} frames: {p50:.0f} ms each, 95% within {p95:.0f} ms, 99% within {p99:.0f} ms"
+)
+PROFILE_MOVE = "<t:{at:.0f}:R> {kind}: {before} → {after} in {seconds:.2g} s, {reason}"
+PROFILE_MOVE_IN = "<t:{at:.0f}:R> {kind}: {after} in {seconds:.2g} s, {reason}"
+PROFILE_FOOTER = "times are medians of what was measured here"
+PROFILE_ELSEWHERE = (
+    "Profiles are kept by Danzar's own bot only; `{prefix}gpu models` shows the rest."
+)
+
+RELOADED_TITLE = "♻️ The configuration was read again"
+RELOADED_NOTHING = "Nothing changed: what is in use is what the file says."
+RELOADED_CHANGED, RELOADED_WAITING = "In use now", "Needs a restart"
+RELOADED_AGAIN = "Started again for it"
+RELOAD_REFUSED = "🛑 The configuration was refused, and nothing changed:\n{problems}"
+RELOAD_ELSEWHERE = "This bot is not configured by a file of Danzar's."
 
 # --- the live panel ---------------------------------------------------------------------------
 
@@ -332,7 +366,7 @@ ALERT_SINCE = "since <t:{opened:.0f}:t> (<t:{opened:.0f}:R>)"
 ALERT_SPAN = "<t:{opened:.0f}:t> to <t:{over:.0f}:t>: {age}"
 ALERT_STEP = "<t:{at:.0f}:T> {text}"
 ALERT_MARK = "alert {mark}"
-ALERT_WORKER_FAILED = "it failed; `vision start` tries again"
+ALERT_WORKER_FAILED = "it failed; `{prefix}vision start` tries again"
 ALERT_WORKER_AGAIN = "it is started again: {reason}"
 
 ALERTS_TITLE = "🔔 Alerts"

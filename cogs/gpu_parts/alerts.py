@@ -207,7 +207,8 @@ class AlertDesk:
     def _worker_error(self, at: float) -> str | None:
         vision = self._host.vision
         if vision is not None and vision.state == "failed":
-            return vision.state_reason or texts.ALERT_WORKER_FAILED
+            failed = texts.ALERT_WORKER_FAILED.format(prefix=self._host.prefix)
+            return vision.state_reason or failed
         for event in self._host.manager.events:
             if event.at > self._seen_at:
                 self._seen_at = event.at

@@ -58,7 +58,7 @@ class Wanted:
 
     title: str
     need: Footprint
-    name: str = "the model"
+    name: str = texts.FIT_THE_MODEL
     holder: str = ""
     """The process that would hold it: its CUDA context is there already."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any, cast
 
 import discord
 import pytest
+from discord.ext import commands
 
 from bot.client import DanzarBot
 from danzar_gpu import Footprint, GPUMemoryManager, Lease
@@ -269,3 +272,64 @@ async def test_trim_tells_what_was_given_back(w: World, monkeypatch: pytest.Monk
         last(w).embeds[0].description
     )
     assert any("had unused memory given back" in e.text for e in manager_of(w).events)
+
+
+EVERY_ACT: dict[str, dict[str, Any]] = {
+    "gpu monitor": {},
+    "gpu log": {},
+    "gpu offload": {"model": "yolo"},
+    "gpu restore": {"model": "yolo"},
+    "gpu trim": {},
+    "gpu reserve": {"size": "6"},
+    "gpu prefer": {"card": "cuda:0"},
+    "gpu reset": {},
+    "gpu dashboard start": {},
+    "gpu dashboard stop": {},
+    "gpu alerts here": {},
+    "gpu alerts level": {"level": "all"},
+    "gpu alerts mute": {"time": "1h"},
+    "gpu alerts off": {},
+    "gpu reload": {},
+    "vision concepts set": {"phrases": "a; b"},
+    "vision concepts profile": {"name": "default"},
+    "vision concepts reset": {},
+    "vision watch add": {"what": "boss"},
+    "vision watch remove": {"number": 1},
+    "vision stop": {},
+    "vision start": {},
+}
+
+
+@in_world
+async def test_answers_to_what_acts_are_for_whoever_asked_alone(
+    w: World, probe: ScriptedProbe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def trim() -> tuple[int, int]:
+        return gb(1.5), gb(0.5)
+
+    monkeypatch.setattr("cogs.gpu_parts.control.RELEASE_SECONDS", 0.0)
+    monkeypatch.setattr(cast(Any, w.bot.app_context.vision), "trim", trim, raising=False)
+    w.bot.app_context.config_path = tmp_path / "mine.yaml"
+    await asyncio.to_thread(w.bot.app_context.config_path.touch)
+    w.bot.owner_id = w.owner.id
+    await loaded(w, probe)
+    for name, options in EVERY_ACT.items():
+        before = w.channel.last_message
+        result = await w.owner.slash(w.channel, name, **options)
+        assert result.response is not None, name
+        assert result.response.ephemeral, name
+        if name not in ("gpu dashboard start", "gpu dashboard stop"):
+            assert w.channel.last_message == before, name
+
+
+@in_world
+async def test_every_command_that_acts_is_in_that_list(w: World) -> None:
+    """Whatever has a check acts; so that a new one can't be forgotten there."""
+    acting = {
+        command.qualified_name
+        for command in w.bot.walk_commands()
+        if command.checks
+        and not isinstance(command, commands.Group)
+        and isinstance(command, commands.HybridCommand)
+    }
+    assert acting | {"vision watch add"} == set(EVERY_ACT)

@@ -6,18 +6,23 @@ import re
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import discord
 import pytest
+import simcord
 from discord.ext import commands
 
+from bot.chat_state import ChatState
 from bot.client import DanzarBot
+from bot.context import open_context
 from bot.settings import ClipSettings, Settings, VisionSettings
+from bot.vision.chosen import KEY, SECTION, recalled
 from bot.vision.reports import Detection, FrameReport, Insight
 from tests.bot.doubles import ScriptedVision, frame_report, scripted_context
 from tests.bot.test_browser import COMMANDS
 from tests.bot.world import World, last, world
-from tests.gpu_memory.rig import settle
+from tests.gpu_memory.rig import ScriptedProbe, guide_rig, settle
 
 EVIL = "@everyone <@&123456789012345678> **x** `y` [z](http://evil.test)"
 
@@ -481,3 +486,89 @@ async def test_the_browsers_table_holds_every_command() -> None:
         await bot.close()
     groups_that_answer = {"vision concepts", "vision watch"}
     assert {asked.name for asked in COMMANDS} == (there_are - {"sync"}) | groups_that_answer
+
+
+# --- what outlives a restart --------------------------------------------------------------------
+
+
+async def restarted(w: World) -> None:
+    """The bot ends and starts again with what it has kept; its models stay as they are."""
+    w.bot = DanzarBot(w.bot.app_context)
+    await w.env.restart_bot(w.bot)
+    await w.env.settle()
+
+
+async def test_watches_and_their_message_outlive_a_restart() -> None:
+    vision = ScriptedVision()
+    async with world(vision=vision) as w:
+        await w.owner.send(w.channel, "!vision watch enemy")
+        await w.owner.send(w.channel, "!vision watch boss")
+        await w.owner.send(w.channel, "!vision watch remove 1")
+        await see(w, vision, *(fight(t) for t in range(1000, 1005)))
+        told = last(w)
+        assert "**There**" in text_of(told)
+        await restarted(w)
+        assert last(w).id == told.id
+        assert "**Gone** since" in text_of(last(w)), "nothing is in sight yet"
+        await w.guest.send(w.channel, "!vision watch list")
+        assert "`2` **boss** (object)" in text_of(last(w))
+        assert "enemy" not in text_of(last(w))
+        now = time.time()
+        await see(w, vision, *(fight(now + t) for t in range(5)))
+        found = await w.env.bot.get_channel(w.channel.id).fetch_message(told.id)
+        assert "seen 2 times" in text_of(found), "sooner than the cooldown: the same message"
+        await w.owner.send(w.channel, "!vision watch minimap")
+        assert "remove 3`" in text_of(last(w)), "no number is used twice"
+
+
+async def test_chosen_phrases_outlive_a_restart_and_are_shown_as_chosen(tmp_path: Path) -> None:
+    settings = Settings.model_validate(
+        {"data": {"folder": str(tmp_path)}, "vision": {"autostart": False}}
+    )
+    probe = ScriptedProbe(*guide_rig())
+    async with open_context(settings, probe) as context:
+        bot = DanzarBot(context)
+        async with simcord.run(bot, check_errors=False) as env:
+            user = env.create_user("owner", global_name="Ada *A*")
+            guild = env.create_guild("Home", owner=user)
+            channel, owner = guild.create_text_channel("general"), guild.add_member(user)
+            await owner.send(channel, "!vision concepts set a boss; a shop")
+    async with open_context(settings, probe) as context:
+        assert context.vision.concepts == ("a boss", "a shop")
+        bot = DanzarBot(context)
+        async with simcord.run(bot, check_errors=False) as env:
+            user = env.create_user("owner")
+            guild = env.create_guild("Home", owner=user)
+            channel, owner = guild.create_text_channel("general"), guild.add_member(user)
+            await owner.send(channel, "!vision concepts")
+            assert channel.last_message is not None
+            assert r"Chosen in chat by Ada \*A\* <t:" in text_of(channel.last_message)
+            await owner.send(channel, "!vision concepts reset")
+    async with open_context(settings, probe) as context:
+        assert context.vision.concepts == settings.clip.concepts
+
+
+@pytest.mark.parametrize(
+    "kept", [{}, {"phrases": "x"}, {"phrases": ["a"], "who": "Ada", "at": 1}, {"phrases": 7}]
+)
+async def test_kept_phrases_that_make_no_sense_are_left_out(
+    kept: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    chats = ChatState()
+    await chats.put(SECTION, KEY, kept)
+    assert recalled(chats) is None
+    assert "make no sense" in caplog.text
+
+
+async def test_kept_watches_that_make_no_sense_are_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world() as w:
+        await w.owner.send(w.channel, "!vision watch boss")
+        chats = w.bot.app_context.chats
+        for broken in ({}, {**chats.section("watches")["1"], "kind": "smell"}):
+            await chats.put("watches", str(len(broken) + 5), broken)
+        await restarted(w)
+        desk = w.bot.cogs["Vision"].desk  # pyright: ignore[reportAttributeAccessIssue]
+        assert list(desk.watches) == [1]
+        assert caplog.text.count("makes no sense") == 2
