@@ -15,7 +15,7 @@ from typing import Any
 
 TIME_LIMIT_SECONDS = 30.0
 MOST_POINTS = 600
-"""More than a phone shows; longer histories are thinned."""
+"""More than a phone shows; longer histories are thinned out before."""
 
 HEIGHTS = {1: 3.6, 2: 2.5, 3: 1.9}
 """Inches for each card, by their number: chat shows a wide picture larger than a tall one."""
@@ -199,15 +199,6 @@ def _name_marks(axis: Any, marks: list[dict[str, Any]]) -> None:
             bbox={"facecolor": BACKGROUND, "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
         )
         words.set_in_layout(False)
-
-
-def thinned(values: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
-    """Every n-th value and the last one, at most ``most`` and one."""
-    step = max(1, -(-len(values) // most))
-    kept = list(values[::step])
-    if values and (len(values) - 1) % step:
-        kept.append(values[-1])
-    return kept
 
 
 def main() -> None:

@@ -1,76 +1,46 @@
 """What happened, kept: readings, events, moves, latencies, learned footprints, the LLM's peaks.
 
 In memory everything is bounded; on disk it is one SQLite file (WAL), written by a thread of its
-own in batches, so that neither the event loop nor a reading waits for the disk. A full or
-read-only disk is said once and the manager goes on from memory. A damaged file is set aside under
-a name of its own, never deleted.
+own in batches (``history_writer``), so that neither the event loop nor a reading waits for the
+disk. A full or read-only disk is said once, the manager goes on from memory, and what waits is
+written when the disk takes it again. A damaged file is set aside under a name of its own, never
+deleted. ``history_file`` says what is kept for how long.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import queue
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from danzar_gpu import history_file
+from danzar_gpu.history_file import DAY_SECONDS, SCHEMA_VERSION
+from danzar_gpu.history_writer import HistoryWriter
 from danzar_gpu.ledger import Footprint
 
-log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 2
-FLUSH_SECONDS = 5.0
-SAMPLES_KEPT_SECONDS = 7 * 24 * 3600.0
-FULL_DETAIL_SECONDS = 24 * 3600.0
-"""Of older readings those of ten seconds in each minute are kept."""
-FORGET_EVERY_SECONDS = 600.0
-EVENTS_KEPT_SECONDS = 365 * 24 * 3600.0
-LATENCIES_KEPT_DAYS = 90
-DAY_SECONDS = 24 * 3600.0
-_SCHEMA_1 = """
-CREATE TABLE samples (
-    at REAL NOT NULL, uuid TEXT NOT NULL, total INTEGER NOT NULL, free INTEGER NOT NULL,
-    allocated INTEGER NOT NULL, llm INTEGER NOT NULL, ours INTEGER NOT NULL
-);
-CREATE INDEX samples_at ON samples (at);
-CREATE TABLE llm_peaks (hour INTEGER PRIMARY KEY, bytes INTEGER NOT NULL);
-CREATE TABLE events (at REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
-CREATE INDEX events_at ON events (at);
-CREATE TABLE footprints (
-    at REAL NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, weights INTEGER NOT NULL,
-    activations INTEGER NOT NULL, context INTEGER NOT NULL
-);
-CREATE INDEX footprints_model ON footprints (model, device_name);
-CREATE TABLE choices (
-    key TEXT PRIMARY KEY, value TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL
-);
-"""
-_SCHEMA_2 = """
-ALTER TABLE footprints ADD COLUMN predicted INTEGER;
-ALTER TABLE footprints ADD COLUMN fell INTEGER NOT NULL DEFAULT 0;
-CREATE TABLE moves (
-    at REAL NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, kind TEXT NOT NULL,
-    from_device TEXT NOT NULL, to_device TEXT NOT NULL, seconds REAL NOT NULL,
-    bytes INTEGER NOT NULL, reason TEXT NOT NULL
-);
-CREATE INDEX moves_model ON moves (model, at);
-CREATE INDEX moves_at ON moves (at);
-CREATE TABLE latencies (
-    day INTEGER NOT NULL, model TEXT NOT NULL, device_name TEXT NOT NULL, bucket INTEGER NOT NULL,
-    frames INTEGER NOT NULL, PRIMARY KEY (day, model, device_name, bucket)
-) WITHOUT ROWID;
-"""
-_SCHEMAS = (_SCHEMA_1, _SCHEMA_2)
-"""What leads from one version to the next: a new file goes through all of them."""
+__all__ = [
+    "DAY_SECONDS",
+    "MOVE_KINDS",
+    "SCHEMA_VERSION",
+    "Choice",
+    "Event",
+    "HistoryStore",
+    "Latencies",
+    "Measurement",
+    "MoveKind",
+    "MoveRecord",
+    "Remembered",
+    "Sample",
+    "fullest",
+    "percentile",
+]
 
 MoveKind = Literal["load", "move", "offload", "restore", "park", "trim"]
 MOVE_KINDS: tuple[MoveKind, ...] = get_args(MoveKind)
-Row = tuple[str, tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,43 +143,40 @@ class Remembered:
 class HistoryStore:
     """The file. ``open`` and ``remembered`` read it; the rest only queues."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
         self.path = path
-        self.trouble: str | None = None
+        self._writer = HistoryWriter(path, wall)
+
+    @property
+    def trouble(self) -> str | None:
         """Why nothing is written at present, for people."""
-        self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._forgot_at = float("-inf")
+        return self._writer.trouble
 
     def open(self) -> Remembered:
         """Create or check the file, read what matters, start the writer.
 
         Blocks for the disk; call it before the event loop has work, or in a thread. Never raises:
-        without a usable file the history lives in memory, and ``trouble`` says why.
+        without a usable file the history lives in memory, ``trouble`` says why, and the writer
+        tries again.
         """
         remembered = Remembered()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 remembered = self._prepare()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+            except sqlite3.Error as error:
+                if not history_file.is_damage(error):
                     raise
-                self._set_aside(error)
+                history_file.set_aside(self.path, error)
                 remembered = self._prepare()
         except (OSError, sqlite3.Error) as error:
-            self._complain(error)
-            return remembered
-        self._thread = threading.Thread(target=self._write, name="gpu-history", daemon=True)
-        self._thread.start()
+            self._writer.complain(error)
+        self._writer.start()
         return remembered
 
     def close(self) -> None:
         """Write what is queued. Waits at most a few seconds."""
-        if self._thread is not None:
-            self._rows.put(None)
-            self._thread.join(timeout=5.0)
-            self._thread = None
+        self._writer.close()
 
     def sample(self, sample: Sample) -> None:
         """Keep one card's reading."""
@@ -227,13 +194,19 @@ class HistoryStore:
     def forget_choice(self, key: str) -> None:
         self._put("DELETE FROM choices WHERE key = ?", (key,))
 
-    def samples(self, since: float) -> list[Sample]:
-        """Readings since a Unix time, oldest first. Blocks for the disk: call it in a thread.
+    def samples(self, since: float, every: float = 0.0) -> list[Sample]:
+        """Readings since a Unix time, oldest first; of those within ``every`` seconds the fullest
+        of each card alone. Blocks for the disk: call it in a thread.
 
         Raises ``OSError`` or ``sqlite3.Error`` where the file can't be read.
         """
+        # SQLite takes a bare column from the row that has the minimum.
         with contextlib.closing(self._connect()) as db:
-            rows = db.execute("SELECT * FROM samples WHERE at >= ? ORDER BY at", (since,))
+            rows = db.execute(
+                "SELECT at, uuid, total, min(free), allocated, llm, ours FROM samples "
+                "WHERE at >= ? GROUP BY uuid, CAST(at / ? AS INTEGER) ORDER BY at",
+                (since, max(every, 0.001)),
+            )
             return [Sample(*row) for row in rows]
 
     def events(self, since: float) -> list[Event]:
@@ -305,27 +278,15 @@ class HistoryStore:
             return _measurements(db, limit)
 
     def _put(self, statement: str, values: tuple[object, ...]) -> None:
-        if self._thread is not None:
-            self._rows.put((statement, values))
+        self._writer.put((statement, values))
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=2.0)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
+        return history_file.connect(self.path, create=False)
 
     def _prepare(self) -> Remembered:
-        with contextlib.closing(self._connect()) as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise sqlite3.OperationalError(
-                    f"it was written by a newer Danzar (schema {version})"
-                )
-            for number, step in enumerate(_SCHEMAS[version:], version + 1):
-                # All or nothing: a file that is half of one version can't be read by any.
-                db.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
-            if db.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("the file is damaged")
+        with contextlib.closing(history_file.connect(self.path)) as db:
+            history_file.migrate(db)
+            history_file.examine(db)
             measured = _measurements(db, 2000)
             peaks = db.execute("SELECT hour, bytes FROM llm_peaks ORDER BY hour").fetchall()
             choices = db.execute("SELECT key, value, who, at FROM choices ORDER BY at").fetchall()
@@ -334,70 +295,6 @@ class HistoryStore:
             tuple((hour, size) for hour, size in peaks),
             tuple(Choice(*row) for row in choices),
         )
-
-    def _set_aside(self, error: sqlite3.Error) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        log.error("%s is damaged (%s): set aside as %s, a new one begins", self.path, error, aside)
-
-    def _complain(self, error: Exception) -> None:
-        words = f"{self.path} can't be written: {error}; history is kept in memory only"
-        if self.trouble is None:
-            log.error("%s", words)
-        self.trouble = words
-
-    def _write(self) -> None:
-        ended = False
-        db: sqlite3.Connection | None = None
-        while not ended:
-            batch, ended = self._next_batch()
-            if not batch:
-                continue
-            try:
-                db = db or self._connect()
-                with db:
-                    for statement, values in batch:
-                        db.execute(statement, values)
-                    self._forget(db)
-            except (OSError, sqlite3.Error) as error:
-                self._complain(error)
-            else:
-                if self.trouble is not None:
-                    log.info("%s can be written again", self.path)
-                self.trouble = None
-        if db is not None:
-            db.close()
-
-    def _next_batch(self) -> tuple[list[Row], bool]:
-        """Everything that comes within the flush interval; and whether it is the last."""
-        batch: list[Row] = []
-        until = time.monotonic() + FLUSH_SECONDS
-        while (left := until - time.monotonic()) > 0:
-            try:
-                row = self._rows.get(timeout=left)
-            except queue.Empty:
-                break
-            if row is None:
-                return batch, True
-            batch.append(row)
-        return batch, False
-
-    def _forget(self, db: sqlite3.Connection) -> None:
-        if time.monotonic() - self._forgot_at < FORGET_EVERY_SECONDS:
-            return
-        self._forgot_at = time.monotonic()
-        now = time.time()
-        db.execute("DELETE FROM samples WHERE at < ?", (now - SAMPLES_KEPT_SECONDS,))
-        db.execute(
-            "DELETE FROM samples WHERE at < ? AND CAST(at AS INTEGER) % 60 >= 10",
-            (now - FULL_DETAIL_SECONDS,),
-        )
-        db.execute("DELETE FROM events WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
-        db.execute("DELETE FROM moves WHERE at < ?", (now - EVENTS_KEPT_SECONDS,))
-        last_day = int(now // DAY_SECONDS) - LATENCIES_KEPT_DAYS
-        db.execute("DELETE FROM latencies WHERE day < ?", (last_day,))
 
 
 def _measurements(db: sqlite3.Connection, limit: int) -> list[Measurement]:
@@ -419,3 +316,22 @@ def percentile(values: Iterable[int], share: float) -> int:
         raise ValueError("a percentile of nothing")
     rank = max(1, -(-len(ranked) * round(share * 1000) // 1000))
     return ranked[min(rank, len(ranked)) - 1]
+
+
+def fullest(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """At most ``most`` of one card's readings, oldest first: the fullest of each equal span.
+
+    Readings come closer when memory is short and are kept more rarely when they are old: to take
+    every n-th would miss what a person looks for.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    first = samples[0].at
+    span = max((samples[-1].at - first) / most, 1e-3) * (1 + 1e-9)
+    kept: dict[int, Sample] = {}
+    for sample in samples:
+        number = int((sample.at - first) / span)
+        other = kept.get(number)
+        if other is None or sample.free_bytes < other.free_bytes:
+            kept[number] = sample
+    return [kept[number] for number in sorted(kept)]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import discord
 
-from bot.history_chart import CardHistory, ChartError, Mark, history_png, thinned
+from bot.history_chart import MOST_POINTS, CardHistory, ChartError, Mark, history_png
 from cogs import texts
 from cogs.embeds import CALM, plain, shortened
-from danzar_gpu.history import Event, Sample
+from danzar_gpu.history import Event, Sample, fullest
 from danzar_gpu.memory import DeviceMemory, gib
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Pictures:
 
     def _card(self, device: DeviceMemory, samples: Iterable[Sample]) -> CardHistory | None:
         manager = self._host.manager
-        own = thinned([s for s in samples if s.uuid == device.uuid])
+        own = fullest([s for s in samples if s.uuid == device.uuid], MOST_POINTS)
         if len(own) < 2:
             return None
         on_llm_card = device.index == manager.config.main_llm_index

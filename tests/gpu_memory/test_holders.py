@@ -95,9 +95,7 @@ async def test_the_largest_fit_keeps_headroom_and_promise() -> None:
 
 
 async def test_samples_come_from_memory_and_before_that_from_the_file(tmp_path: Path) -> None:
-    store = HistoryStore(tmp_path / "h.sqlite3")
-    # The readings are of 1970: nothing may be forgotten because it is old.
-    store._forgot_at = float("inf")  # pyright: ignore[reportPrivateUsage]
+    store = HistoryStore(tmp_path / "h.sqlite3", wall=lambda: 1000.0)
     store.open()
     store.sample(Sample(500.0, "GPU-1", gb(12), gb(8), gb(4), 0, 0))
     store.sample(Sample(100.0, "GPU-1", gb(12), gb(8), gb(4), 0, 0))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from danzar_gpu import Footprint
 from danzar_gpu.history import (
-    _SCHEMA_1,  # pyright: ignore[reportPrivateUsage]
     SCHEMA_VERSION,
     HistoryStore,
     Latencies,
     Measurement,
     MoveRecord,
 )
+from danzar_gpu.history_file import SCHEMA_1
 from danzar_gpu.latency import LEAST_MS, Histogram
 
 NOW = float(int(time.time()))
@@ -58,7 +58,7 @@ def test_latencies_of_a_day_add_up(tmp_path: Path) -> None:
 def test_a_file_of_the_first_version_keeps_what_it_knows(tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite3"
     with sqlite3.connect(path) as db:
-        db.executescript(f"{_SCHEMA_1} PRAGMA user_version = 1;")
+        db.executescript(f"{SCHEMA_1} PRAGMA user_version = 1;")
         db.execute("INSERT INTO footprints VALUES (1, 'yolo', 'A', 10, 20, 30)")
     db.close()
     store = HistoryStore(path)
