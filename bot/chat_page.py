@@ -200,7 +200,7 @@ async def open_chat_page(
 ) -> AsyncIterator[ChatPage]:
     """Attach ``bot`` to a channel with two people in it, and serve the page on this machine.
 
-    The first person owns the server and may do everything; the guest may not control.
+    The first person owns the server and the bot and may do everything; the guest may not control.
     ``on_message`` is called with every message's payload. Raises ``PageUnavailable``.
     """
     env = LiveEnv(bot)
@@ -211,6 +211,7 @@ async def open_chat_page(
         guild = env.create_guild("Danzar", owner=owner)
         channel = guild.create_text_channel("game-night", topic="Danzar on this machine")
         person = guild.add_member(owner)
+        bot.owner_id = owner.id  # whoever sits at this machine runs the bot
         guest = guild.add_member(env.create_user("guest", global_name="Guest"))
         await bot.tree.sync()
         preview = env.preview(
