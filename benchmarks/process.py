@@ -43,6 +43,8 @@ class Subject:
         self._process = process
         self._module = module
         self._errors: deque[str] = deque(maxlen=12)
+        self.greeting: dict[str, Any] = {}
+        """The first line that it printed."""
         self._drain = asyncio.create_task(self._collect_errors())
 
     @property
@@ -101,7 +103,7 @@ async def subject(
     )
     started = Subject(process, module)
     try:
-        await started.hear(START_SECONDS)
+        started.greeting = await started.hear(START_SECONDS)
         yield started
     finally:
         await started.end()

@@ -38,8 +38,9 @@ class PlainVision:
             import torch
 
             folder = f"local-dir:{clip}"
-            model, _, self.preprocess = open_clip.create_model_and_transforms(folder, device=device)
-            self.clip = model.eval()
+            create: Any = open_clip.create_model_and_transforms
+            self.clip, _, self.preprocess = create(folder, device=device)
+            self.clip.eval()
             tokens = open_clip.get_tokenizer(folder)(list(GAME_CONCEPTS)).to(device)
             with torch.no_grad():
                 text = self.clip.encode_text(tokens)
