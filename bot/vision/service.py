@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import functools
 import logging
+import re
 import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -30,13 +32,18 @@ from bot.vision.worker.protocol import (
     ModelFell,
     ModelName,
     MoveModel,
+    Parked,
+    ParkModel,
     Placed,
     Progress,
     UnloadModel,
+    Wanted,
     YoloSpec,
 )
 from danzar_gpu import AdmissionRefused, Footprint, GPUMemoryManager, Lease
 from danzar_gpu.config import device_index
+from danzar_gpu.history import MoveKind, MoveRecord
+from danzar_gpu.memory import gib
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +52,15 @@ HOLDER = "vision-worker"
 CONTEXT_BYTES = 450 << 20
 """What a process's CUDA context and torch's kernels take, until the driver says better."""
 RETRY_SECONDS = 5.0
+IDLE_PERIODS = 3
+"""Who is due for a picture now and then is not idle in between."""
 
-ServiceState = Literal["off", "waiting", "loading", "running", "moving", "failed"]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+SIMULATED = " (simulated)"
+CPU = "CPU"
+"""In place of a card's name."""
+
+ServiceState = Literal["off", "waiting", "loading", "running", "moving", "parked", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,8 @@ class ServiceStatus:
     frames: int
     idle_seconds: float | None = None
     """Since it last looked at a frame; ``None`` if it never did."""
+    expected_bytes: int | None = None
+    """What admission asks for: a high percentile of what was measured, at first the prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +95,22 @@ class Plan:
     need: Footprint
     note: str = ""
 
-    @property
-    def key(self) -> str:
+    def key(self, precision: str) -> str:
         """What a measured footprint belongs to: model, precision, image size and batch."""
         size = self.spec.image_size if isinstance(self.spec, YoloSpec) else None
         pixels = f" {size}px" if size else ""
-        return f"{self.model} fp32{pixels} x{self.spec.batch_size}"
+        return f"{self.model} {precision}{pixels} x{self.spec.batch_size}"
+
+
+def precision_of(backend: str) -> str:
+    """``fp16`` from what the worker calls its backend: ``torch f16``; single where it is silent."""
+    found = re.search(
+        r"(?<![a-z])(bf16|bfloat16|fp?16|float16|half|int8|i8)(?!\d)", backend.lower()
+    )
+    if found is None:
+        return "fp32"
+    word = found[1]
+    return "bf16" if word.startswith("b") else "int8" if word.endswith("8") else "fp16"
 
 
 class ModelService(ABC):
@@ -94,9 +120,15 @@ class ModelService(ABC):
     title: ClassVar[str]
     priority: ClassVar[int]
 
-    def __init__(self, settings: Settings, manager: GPUMemoryManager) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        manager: GPUMemoryManager,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
         self._manager = manager
+        self._clock = clock
         self._state: ServiceState = "off"
         self._model = ""
         self._device: str | None = None
@@ -104,11 +136,20 @@ class ModelService(ABC):
         self._notes: tuple[str, ...] = ()
         self._progress = ""
         self._predicted: Footprint | None = None
+        self._expected: Footprint | None = None
         self._measured_bytes: int | None = None
         self._learned: Footprint | None = None
+        self._key = ""
+        """What footprints, moves and latencies are kept under."""
+        self._device_name = CPU
+        self._in_worker = False
+        """Whether the worker has it, parked or at work."""
+        self._due = asyncio.Event()
+        """Set when a parked model is wanted."""
         self._milliseconds: deque[float] = deque(maxlen=200)
         self._frames = 0
         self._ran_at: float | None = None
+        self._landed_at = 0.0
         self._trouble: asyncio.Queue[ModelFell | ModelBroke] = asyncio.Queue()
         self.settled = asyncio.Event()
         """Set while nothing is being loaded: it runs, or it is known that it won't."""
@@ -136,7 +177,8 @@ class ModelService(ABC):
             progress=self._progress,
             milliseconds_p50=statistics.median(self._milliseconds) if self._milliseconds else None,
             frames=self._frames,
-            idle_seconds=None if self._ran_at is None else time.monotonic() - self._ran_at,
+            idle_seconds=None if self._ran_at is None else self._clock() - self._ran_at,
+            expected_bytes=self._expected.total_bytes if self._expected else None,
         )
 
     @property
@@ -154,30 +196,42 @@ class ModelService(ABC):
         self._state, self._reason, self._device = state, reason, device
         if state not in ("loading", "moving"):
             self._progress = ""
-        if state in ("off", "waiting", "running", "failed"):
+        if state in ("off", "waiting", "running", "parked", "failed"):
             self.settled.set()
         else:
             self.settled.clear()
 
     # --- what the worker tells ----------------------------------------------------------------
 
-    def heard(self, event: Progress | ModelFell | ModelBroke) -> None:
+    def heard(self, event: Progress | ModelFell | ModelBroke | Wanted) -> None:
         if isinstance(event, Progress):
             self._progress = f"{event.text} ({event.fraction:.0%})"
+        elif isinstance(event, Wanted):
+            self._due.set()
         else:
             self._trouble.put_nowait(event)
 
     def saw(self, report: FrameReport) -> None:
         if self.name in report.devices:
             self._frames += 1
-            self._ran_at = time.monotonic()
-            self._milliseconds.append(report.milliseconds.get(self.name, 0.0))
+            self._ran_at = self._clock()
+            milliseconds = report.milliseconds.get(self.name, 0.0)
+            self._milliseconds.append(milliseconds)
+            self._manager.records.frame(self._key, self._device_name, milliseconds)
+
+    async def wake(self) -> None:
+        """Bring a parked model back before a picture asks for it; returns when it is there."""
+        if self._state == "parked":
+            self.settled.clear()
+            self._due.set()
+            await self.settled.wait()
 
     def stopped(self) -> None:
         """The worker is gone or vision was stopped."""
         if self._state != "failed":
             self._set("off", "")
         self._device = None
+        self._in_worker = False
         self.settled.clear()
         while not self._trouble.empty():
             self._trouble.get_nowait()
@@ -201,7 +255,9 @@ class ModelService(ABC):
             return
         self._model = plan.model
         self._notes = (plan.note,) if plan.note else ()
-        self._predicted = self._learned or plan.need
+        self._predicted = plan.need
+        keys = [plan.key(precision) for precision in PRECISIONS]
+        self._key = self._manager.measured_as(keys) or keys[0]
         try:
             while await self._hold(worker, plan):
                 pass
@@ -217,6 +273,7 @@ class ModelService(ABC):
         with contextlib.suppress(WorkerGone, WorkerRefused, TimeoutError):
             limit = self.settings.vision.load_timeout_seconds
             await worker.ask(UnloadModel(model=self.name), Done, timeout=limit)
+        self._in_worker = False
         for lease in self._manager.leases:
             if lease.name == self.name and lease.holder == HOLDER:
                 lease.release()
@@ -237,42 +294,85 @@ class ModelService(ABC):
             if lease.released:
                 break
             if isinstance(event, ModelBroke):
+                self._in_worker = False
                 self._set("failed", event.words)
                 lease.release()
                 return False
             if isinstance(event, ModelFell) and event.device is None:
+                self._in_worker = False
                 self._set("waiting", event.words)
+                lease.fell(event.words, event.needed_bytes)
                 lease.release()
                 await asyncio.sleep(RETRY_SECONDS)
                 return True
             if isinstance(event, ModelFell):
-                lease.move_failed(event.words)
+                self._record("offload", lease.device, event.device or "", 0.0, event.words)
+                lease.fell(event.words, event.needed_bytes)
+                self._device_name = CPU
                 self._set("running", event.words, event.device)
                 continue
+            if event == "idle":
+                await self._park(worker, lease)
+                lease.release()
+                await self._due.wait()
+                return True
             if not await self._follow(worker, plan, lease):
                 lease.release()
                 await asyncio.sleep(RETRY_SECONDS)
                 return True
         return False
 
+    async def _park(self, worker: WorkerHandle, lease: Lease) -> None:
+        """Nothing was to be seen for long: the card's memory goes back, the host copy stays."""
+        limit = self.settings.vision.load_timeout_seconds
+        self._due.clear()
+        parked, _ = await worker.ask(ParkModel(model=self.name), Parked, timeout=limit)
+        size, idle = self._measured_bytes or 0, _duration(self._idle_for())
+        held = f"{gib(size):.2f}GB of " if size else ""
+        self._record("park", lease.device, "", parked.seconds, f"idle for {idle}")
+        self._manager.parked(f"{self.name} was idle for {idle}: {held}{lease.device} goes back")
+        self._set("parked", f"idle for {idle}; it returns with the next new picture")
+
+    def _idle_patience(self) -> float:
+        """Seconds without a picture after which it is parked; 0: never.
+
+        Some periods at least: who was woken for a picture must have come to see it.
+        """
+        wish = self.settings.vision.idle_release_seconds
+        section = self.settings.yolo if self.name == "yolo" else self.settings.clip
+        period = 1 / min(section.processing_fps, self.settings.capture.fps)
+        return max(wish, IDLE_PERIODS * period) if wish else 0.0
+
+    def _idle_for(self) -> float:
+        """Seconds since it saw a picture, or since it came."""
+        return self._clock() - max(self._landed_at, self._ran_at or self._landed_at)
+
     async def _acquire(self, plan: Plan) -> Lease:
         """Room for what was measured, here or in an earlier run, else for what is predicted."""
         need = self._learned or plan.need
-        self._set("loading", "asking for room")
+        self._set("moving" if self._in_worker else "loading", "asking for room")
         ask = functools.partial(
             self._manager.acquire,
             self.name,
             need,
-            model=plan.key,
+            model=self._key,
             holder=HOLDER,
             priority=self.priority,
         )
         try:
-            return await ask(policy="cpu")
+            lease = await ask(policy="cpu")
         except AdmissionRefused as error:
             # The CPU is not allowed: wait until a card has room.
             self._set("waiting", str(error))
-        return await ask(policy="wait")
+            lease = await ask(policy="wait")
+        self._expected = lease.need
+        lease.on_resized = self._resized
+        return lease
+
+    def _resized(self, need: Footprint) -> None:
+        """The manager saw it take more than was leased."""
+        self._expected = need
+        self._measured_bytes = need.model_bytes
 
     async def _load(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> None:
         """Load on the leased device, or on the CPU if that card turns out not to do.
@@ -280,36 +380,53 @@ class ModelService(ABC):
         Raises:
             WorkerRefused: it can't be loaded at all.
         """
+        kind: MoveKind = "restore" if self._in_worker else "load"
         try:
-            placed = await self._ask_load(worker, plan, lease.device)
+            placed = await self._put(worker, plan, lease.device)
         except WorkerRefused as error:
             elsewhere = error.refusal.about in ("place", "memory") and lease.device != "cpu"
             if not (elsewhere and self._manager.config.fallback_to_cpu):
                 raise
             log.warning("%s goes to the CPU: %s", self.title, error)
             lease.move_failed(str(error), for_good=error.refusal.about == "place")
-            placed = await self._ask_load(worker, plan, "cpu")
+            placed = await self._put(worker, plan, "cpu")
         self._landed(placed, plan, lease)
+        self._record(kind, "", lease.device, placed.seconds, lease.reason, _size(placed))
 
-    async def _ask_load(self, worker: WorkerHandle, plan: Plan, device: str) -> Placed:
-        request = LoadModel(
-            spec=plan.spec,
-            destination=self._destination(device),
-            may_fall_to_cpu=self._manager.config.fallback_to_cpu,
-        )
+    async def _put(self, worker: WorkerHandle, plan: Plan, device: str) -> Placed:
+        """Where it shall be: from the worker's own copy if it has one, else from its file."""
+        destination = self._destination(device)
+        if self._in_worker:
+            request = MoveModel(model=self.name, destination=destination)
+        else:
+            request = LoadModel(
+                spec=plan.spec,
+                destination=destination,
+                may_fall_to_cpu=self._manager.config.fallback_to_cpu,
+            )
         limit = self.settings.vision.load_timeout_seconds
         placed, _ = await worker.ask(request, Placed, timeout=limit)
+        self._in_worker = True
         return placed
 
-    async def _next(self, lease: Lease) -> ModelFell | ModelBroke | None:
-        """The next thing that happens: the worker's trouble, or (``None``) a revocation."""
+    async def _next(self, lease: Lease) -> ModelFell | ModelBroke | Literal["revoked", "idle"]:
+        """The next thing that happens: the worker's trouble, a revocation, or nothing for long."""
         revoked = asyncio.ensure_future(lease.revoked.wait())
         trouble = asyncio.ensure_future(self._trouble.get())
+        patience = self._idle_patience()
         try:
-            await asyncio.wait((revoked, trouble), return_when=asyncio.FIRST_COMPLETED)
-            if trouble.done():
-                return trouble.result()
-            return None
+            while True:
+                parkable = patience and lease.device != "cpu" and self._state == "running"
+                left = patience - self._idle_for() if parkable else None
+                if left is not None and left <= 0:
+                    return "idle"
+                await asyncio.wait(
+                    (revoked, trouble), timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if trouble.done():
+                    return trouble.result()
+                if revoked.done():
+                    return "revoked"
         finally:
             for future in (revoked, trouble):
                 future.cancel()
@@ -320,51 +437,54 @@ class ModelService(ABC):
         if target is None:
             lease.revoked.clear()
             return True
-        limit = self.settings.vision.load_timeout_seconds
-        loaded = self._state == "running"
+        origin = lease.device
+        self._set("moving", target.reason, self._device)
         if target.device is None:
-            self._set("moving", target.reason, self._device)
-            await worker.ask(UnloadModel(model=self.name), Done, timeout=limit)
+            await self._give_up_place(worker, origin, target.reason)
             lease.moved()
             self._set("waiting", target.reason)
             return True
-        self._set("moving", target.reason, self._device)
         try:
-            if loaded:
-                request = MoveModel(model=self.name, destination=self._destination(target.device))
-                placed, _ = await worker.ask(request, Placed, timeout=limit)
-            else:
-                placed = await self._ask_load(worker, plan, target.device)
+            placed = await self._put(worker, plan, target.device)
         except WorkerRefused as error:
-            return await self._retreat(worker, plan, lease, str(error), loaded=loaded)
-        lease.moved(placed.weights_bytes + (placed.activations_bytes or 0))
+            return await self._retreat(worker, plan, lease, str(error))
+        lease.moved(_size(placed))
         self._landed(placed, plan, lease)
+        kind = _kind(origin, target.device)
+        self._record(kind, origin, target.device, placed.seconds, target.reason, _size(placed))
         return True
 
-    async def _retreat(
-        self, worker: WorkerHandle, plan: Plan, lease: Lease, why: str, *, loaded: bool
-    ) -> bool:
-        """The way to the new device is barred: to the CPU, or out."""
+    async def _give_up_place(self, worker: WorkerHandle, origin: str, why: str) -> None:
+        """Off the card with nowhere to go: the worker keeps the host copy for the way back."""
         limit = self.settings.vision.load_timeout_seconds
+        parked, _ = await worker.ask(ParkModel(model=self.name), Parked, timeout=limit)
+        self._record("park", origin, "", parked.seconds, why)
+
+    async def _retreat(self, worker: WorkerHandle, plan: Plan, lease: Lease, why: str) -> bool:
+        """The way to the new device is barred: to the CPU, or out."""
         if not self._manager.config.fallback_to_cpu:
-            await worker.ask(UnloadModel(model=self.name), Done, timeout=limit)
+            if self._in_worker:
+                await self._give_up_place(worker, lease.device, why)
             self._set("waiting", why)
             return False
+        origin = lease.device
         try:
-            if loaded:
-                request = MoveModel(model=self.name, destination=Destination(device="cpu"))
-                placed, _ = await worker.ask(request, Placed, timeout=limit)
-            else:
-                placed = await self._ask_load(worker, plan, "cpu")
+            placed = await self._put(worker, plan, "cpu")
         except WorkerRefused as error:
             self._set("waiting", f"{why}; {error}")
             return False
         lease.move_failed(why)
         self._landed(placed, plan, lease)
+        self._record(_kind(origin, "cpu"), origin, "cpu", placed.seconds, why, _size(placed))
         return True
 
     def _landed(self, placed: Placed, plan: Plan, lease: Lease) -> None:
+        self._landed_at = self._clock()
         self._measured_bytes = None
+        if placed.backend or placed.on_card:
+            self._key = plan.key(precision_of(placed.backend))
+        card = self._card_name(lease.device)
+        self._device_name = card if placed.on_card or card.endswith(SIMULATED) else CPU
         if placed.on_card:
             peak = placed.activations_bytes
             self._learned = Footprint(
@@ -373,12 +493,48 @@ class ModelService(ABC):
                 context_bytes=plan.need.context_bytes,
             )
             self._measured_bytes = self._learned.model_bytes
+            lease.model = self._key
             lease.measured(self._learned)
+            self._expected = lease.need
         self._notes = (*((plan.note,) if plan.note else ()), *placed.notes)
         for note in placed.notes:
             log.warning("%s: %s", self.title, note)
         self._set("running", lease.reason, placed.device)
         log.info("%s (%s) runs on %s: %s", self.title, plan.model, placed.device, lease.reason)
+
+    def _record(
+        self,
+        kind: MoveKind,
+        origin: str,
+        target: str,
+        seconds: float,
+        reason: str,
+        size: int | None = None,
+    ) -> None:
+        """For the profile: what was done, under the name of the card that it was about."""
+        card = next((d for d in (target, origin) if d.startswith("cuda:")), "")
+        self._manager.records.moved(
+            MoveRecord(
+                at=time.time(),
+                model=self._key,
+                device_name=self._card_name(card),
+                kind=kind,
+                from_device=origin,
+                to_device=target,
+                seconds=seconds,
+                bytes=self._measured_bytes or 0 if size is None else size,
+                reason=reason,
+            )
+        )
+
+    def _card_name(self, device: str) -> str:
+        """``RTX 4070``, or ``CPU``; a scripted rig's cards are called simulated."""
+        snapshot = self._manager.snapshot
+        if not device.startswith("cuda:") or snapshot is None:
+            return CPU
+        card = snapshot.device(device_index(device))
+        name = card.name if card is not None else device
+        return f"{name}{SIMULATED}" if snapshot.simulated else name
 
     def _destination(self, device: str) -> Destination:
         if device == "cpu":
@@ -396,3 +552,20 @@ class ModelService(ABC):
             may_rehearse=self._manager.config.fallback_to_cpu,
             limit_bytes=self._manager.config.vision_limit_bytes(card.total_bytes),
         )
+
+
+def _size(placed: Placed) -> int:
+    return placed.weights_bytes + (placed.activations_bytes or 0)
+
+
+def _kind(origin: str, target: str) -> MoveKind:
+    """What going from one device to another is called."""
+    if not target.startswith("cuda:"):
+        return "offload"
+    return "move" if origin.startswith("cuda:") else "restore"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -11,6 +11,7 @@ from typing import Any
 
 from bot.settings import Settings
 from bot.vision.pipeline import VisionPipeline
+from bot.vision.worker import devices
 from bot.vision.worker.handle import EventListener, WorkerFactory, WorkerHandle
 from bot.vision.worker.inline import InlineWorker
 from bot.vision.worker.protocol import ClipSpec, YoloSpec
@@ -109,8 +110,9 @@ def both_run(pipeline: VisionPipeline) -> bool:
 def inline(*models: ScriptedModel) -> WorkerFactory:
     """Workers in this process, with scripted models."""
     by_name = {model.name: model for model in models}
+    devices.torch_is_ready()  # as after a real load
 
-    def load(spec: YoloSpec | ClipSpec, threads: int) -> ScriptedModel:
+    def load(spec: YoloSpec | ClipSpec, *_: object) -> ScriptedModel:
         return by_name[spec.kind]
 
     async def start(threads: int, listener: EventListener) -> WorkerHandle:
