@@ -15,7 +15,9 @@ from danzar_gpu import advice
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Request
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
-from danzar_gpu.placement import Placement, Room, cooling, need_on, place, rebalance, rooms
+from danzar_gpu.placement import Placement, place
+from danzar_gpu.rebalance import cooling, rebalance
+from danzar_gpu.room import Room, rooms, want_on
 from danzar_gpu.trust import STALE_SECONDS, Outlook, Skeptic
 
 Policy = Literal["cpu", "wait", "fail"]
@@ -197,7 +199,8 @@ class Admission:
             return ticket
         placement = self._admit(ticket, now, may_evict=True)
         if placement.evictions and placement.uuid is not None:
-            ticket.claim = placement.uuid, need_on(request, placement.uuid, self.ledger)
+            want = want_on(request, placement.uuid, self.ledger, self.config)
+            ticket.claim = placement.uuid, want.need
             if policy != "wait":
                 ticket.patience = SETTLE_SECONDS
             self._evict(request, placement, now)
@@ -266,7 +269,7 @@ class Admission:
         """Whether no card is large enough for it, or vision's limit too small on each."""
         devices = self.snapshot.devices if self.snapshot is not None else ()
         return all(
-            self.ledger.expected(request, d.uuid).total_bytes
+            self.ledger.expected(request, d.uuid).model_bytes
             > self.config.vision_limit_bytes(d.total_bytes)
             for d in devices
         )

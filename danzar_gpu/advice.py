@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
-from danzar_gpu.placement import Placement, Room
+from danzar_gpu.placement import Placement
+from danzar_gpu.room import Room
 
 ALL_WELL = "All GPU devices have adequate memory"
 CLEAR_MARGIN_PERCENT = 5.0

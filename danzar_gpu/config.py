@@ -95,7 +95,10 @@ class GPUMemoryConfig(BaseModel):
         gt=0,
         le=1024,
         title="Vision limit",
-        description="GiB that vision may hold on a card.",
+        description=(
+            "GiB that vision's models may hold on a card; the CUDA context of the worker, some "
+            "0.4 GiB, comes on top."
+        ),
     )
     gpu_memory_fraction: float = Field(
         default=1.0,
@@ -228,7 +231,7 @@ class GPUMemoryConfig(BaseModel):
         return device_index(self.vision_device)
 
     def vision_limit_bytes(self, total_bytes: int) -> int:
-        """What vision may hold on a card of this size."""
+        """What vision's models may hold on a card of this size, contexts not counted."""
         return int(min(self.vision_memory_limit_gb * GIB, self.gpu_memory_fraction * total_bytes))
 
     def is_llm_process(self, name: str) -> bool:

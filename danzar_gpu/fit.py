@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Ledger, Request
 from danzar_gpu.memory import GIB, DeviceMemory, MemorySnapshot
-from danzar_gpu.placement import Placement, Room, need_on, order, place, shortage, surprise_on
+from danzar_gpu.placement import Placement, place
+from danzar_gpu.room import Room, Want, fits, order, shortage, want_on
 from danzar_gpu.trust import Outlook
 
 _MOST_IMPORTANT = 1_000_000
@@ -55,12 +56,11 @@ def fit(
     )
     important = replace(request, priority=_MOST_IMPORTANT)
     everywhere = {device.uuid for device in snapshot.devices}
-    surprise = surprise_on(request, ledger)
     cards: list[CardFit] = []
     for device in order(snapshot.devices, config):
         room = rooms[device.index]
-        need = need_on(request, device.uuid, ledger)
-        problem = shortage(room, need, config, surprise_bytes=surprise)
+        want = want_on(request, device.uuid, ledger, config)
+        problem = shortage(room, want)
         leavers: tuple[str, ...] = ()
         if problem is not None:
             alone = place(
@@ -74,16 +74,15 @@ def fit(
             )
             records = (ledger.get(lease_id) for lease_id in alone.evictions)
             leavers = tuple(r.request.name for r in records if r is not None)
-        cards.append(CardFit(device, problem, room.available - need, leavers))
+        cards.append(CardFit(device, problem, room.available - want.need, leavers))
     placement = place(request, snapshot, ledger, config, now, outlook=outlook, may_evict=False)
     return Fit(placement, tuple(cards))
 
 
 def largest_fit(room: Room, config: GPUMemoryConfig) -> int:
     """Bytes of the largest measured model that would be admitted beside what is there."""
-    size = min(
-        room.available - int(config.headroom_gb * GIB), room.vision_limit - room.vision_leased
-    )
-    if size <= 0 or shortage(room, size, config) is not None:
-        return 0
-    return size
+    headroom = int(config.headroom_gb * GIB)
+    size = min(room.available - headroom, room.vision_limit - room.vision_leased)
+    threshold = int(config.cpu_fallback_threshold_gb * GIB)
+    want = Want(size, size, max(threshold, size + headroom))
+    return size if size > 0 and fits(room, want) else 0

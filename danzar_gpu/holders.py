@@ -9,7 +9,7 @@ from typing import Literal
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Ledger
 from danzar_gpu.memory import DeviceMemory
-from danzar_gpu.placement import Room
+from danzar_gpu.room import Room
 
 Owner = Literal["llm", "ours", "other", "unknown"]
 """``unknown``: the driver gives neither name nor size, so it could be anyone's."""

@@ -48,6 +48,8 @@ class Request:
     """The higher, the longer it stays."""
     min_residency: float | None = None
     """Seconds; ``None`` takes the configured value."""
+    predicted: Footprint | None = None
+    """What was predicted, where ``need`` is what was measured in earlier runs."""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,8 @@ class CardTally:
 
     leased_bytes: int = 0
     """All of ``leased``."""
+    model_bytes: int = 0
+    """The same without contexts."""
 
 
 NOTHING = CardTally()
@@ -218,6 +222,7 @@ class Ledger:
             return
         if record.uuid is not None and record.uuid != record.target_uuid:
             self._depart(record, record.uuid, now)
+            record.left_at[record.uuid] = now
         record.uuid, record.device = record.target_uuid, record.target_device
         if record.uuid is not None:
             need = self.expected(record.request, record.uuid)
@@ -317,6 +322,7 @@ class Ledger:
                     _add(tally.landed, key, size, need.context_bytes)
         for tally in found.values():
             tally.leased_bytes = sum(map(sum, tally.leased.values()))
+            tally.model_bytes = sum(models for models, _ in tally.leased.values())
         return found
 
     def context_bytes(self, uuid: str, holder: str) -> int:
@@ -334,7 +340,9 @@ class Ledger:
         reserved, _ = memory.by_index.get(device.index, (0, 0))
         if not reserved:
             return 0
-        context = max((r.request.need.context_bytes for r in self if r.holder == holder), default=0)
+        context = self._contexts.get((holder, device.uuid))
+        if context is None:
+            context = self.context_bytes(device.uuid, holder)
         return reserved + context
 
     def allocator_bytes(self, index: int, holder: str) -> int:

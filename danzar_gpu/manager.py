@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -28,15 +28,10 @@ from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.llm_server import LlmServerState, ask_server
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
-from danzar_gpu.placement import (
-    Placement,
-    Room,
-    can_use,
-    configured_reservation,
-    llm_held_bytes,
-)
+from danzar_gpu.placement import Placement
 from danzar_gpu.probes import MemoryProbe, ProbeError
 from danzar_gpu.records import Records
+from danzar_gpu.room import Room, can_use, configured_reservation, llm_held_bytes
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +40,8 @@ TENSE_LISTS_SECONDS = 5.0
 STORED_EVERY_SECONDS = 10.0
 """Under pressure readings come each second; the file needs fewer."""
 SERVER_ASKED_EVERY_SECONDS = 5.0
+PICTURE_POINTS = 600
+"""A longer history is thinned out before it is read; the fullest readings stay."""
 RELEARNED_BYTES = 256 * 1024**2
 """A learned reservation that changes by less is not worth a word."""
 
@@ -99,6 +96,8 @@ class GPUMemoryManager:
         self._listeners: list[Callable[[Event], None]] = []
         self.failed_readings = 0
         """How often the probe could not be read since the start."""
+        self.out_of_memory: Counter[str] = Counter()
+        """By model, how often it ran out of memory on a card since the start."""
         self._alerts: set[str] = set()
         self._closed = False
 
@@ -163,6 +162,16 @@ class GPUMemoryManager:
         if self._raw is None:
             return None
         return self._with_ours(self._raw).aged(self._clock())
+
+    @property
+    def reading_age(self) -> float | None:
+        """Seconds since the newest reading; ``None`` before the first."""
+        return None if self._raw is None else max(0.0, self._clock() - self._raw.taken_at)
+
+    @property
+    def storage_trouble(self) -> str | None:
+        """Why nothing is kept on disk at present; ``None`` when all is well, or nothing shall be."""
+        return self._store.trouble if self._store is not None else None
 
     async def refresh(self, max_age: float = 1.0) -> MemorySnapshot:
         """A reading no older than ``max_age`` seconds; concurrent callers share one.
@@ -435,7 +444,8 @@ class GPUMemoryManager:
             return recent
         began = recent[0].at if recent else self._wall()
         try:
-            stored = await asyncio.to_thread(self._store.samples, since)
+            every = (self._wall() - since) / PICTURE_POINTS
+            stored = await asyncio.to_thread(self._store.samples, since, every)
         except (OSError, sqlite3.Error) as error:
             log.warning("the history on disk can't be read: %s", error)
             stored = []
@@ -626,6 +636,8 @@ class GPUMemoryManager:
         record = self._ledger.get(lease.lease_id)
         if record is None:
             return
+        if record.uuid is not None:
+            self.out_of_memory[lease.name] += 1
         need = record.request.need
         if record.uuid is not None and needed_bytes and needed_bytes > need.model_bytes:
             more = replace(need, activations_bytes=needed_bytes - need.weights_bytes)

@@ -438,10 +438,10 @@ class Engine:
             if card.lost:
                 continue
             need = size + (0 if job.holder in card.models else card.context)
-            ours = sum(card.ours(holder) for holder in card.models)
+            ours = sum(sum(models.values()) for models in card.models.values())
             available = card.free(self._now) - self.world.outstanding(card.index)
             wanted = max(config.cpu_fallback_threshold_gb * GIB, need + config.headroom_gb * GIB)
-            if available >= wanted and ours + need <= config.vision_limit_bytes(card.total):
+            if available >= wanted and ours + size <= config.vision_limit_bytes(card.total):
                 return True
         return False
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Footprint, HolderMemory, Ledger, Request
 from danzar_gpu.memory import GIB, MemorySnapshot
-from danzar_gpu.placement import NO_DEVICE, can_use, place, rebalance, rooms
+from danzar_gpu.placement import NO_DEVICE, place
+from danzar_gpu.rebalance import rebalance
+from danzar_gpu.room import can_use, rooms
 from tests.gpu_memory.rig import Card, gb, guide_rig
 
 ANYTHING = Request("vision", Footprint())

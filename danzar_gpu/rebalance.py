@@ -1,0 +1,402 @@
+"""Who has to move: a card is short, or a better one has room. Pure.
+
+The order and the arithmetic are those of ``placement.py`` and ``room.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.ledger import LeaseRecord, Ledger
+from danzar_gpu.memory import GIB, MemorySnapshot, gib
+from danzar_gpu.placement import Placement, choose, first_fit, victims_for
+from danzar_gpu.room import Room, available_words, fits, order, rooms, want_on
+from danzar_gpu.trust import PLAIN, Outlook
+
+LIMIT_TOLERANCE_BYTES = GIB // 16
+"""A measured model may be so much over vision's limit before it has to leave."""
+FIRST_DWELL_SECONDS = 3.0
+"""A model that never had to leave a card goes there when it has had room for so long."""
+FORGIVEN_SECONDS = 600.0
+"""So long after a model left a card it is as if it never had."""
+TIGHT_DWELL_FACTOR = 4
+"""A card without the margin for a return must have had room so many times longer."""
+_LOST = re.compile(r"\blost\b|fallen off|not found", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A lease that should be elsewhere."""
+
+    lease_id: int
+    placement: Placement
+    forced: bool
+    """Whether it has to leave; else it may return to a better device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """What a new reading asks for."""
+
+    moves: tuple[Move, ...] = ()
+    waiting_to_return: tuple[int, ...] = ()
+    """Leases for which a better device has room: their dwell runs."""
+    roomy: tuple[int, ...] = ()
+    """Those of them for which it has the margin for a return, too."""
+    pressure: tuple[tuple[int, int], ...] = ()
+    """(device index, missing bytes) of every card with less free than promised."""
+
+
+def rebalance(
+    snapshot: MemorySnapshot,
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    now: float,
+    *,
+    outlook: Outlook = PLAIN,
+) -> Rebalance:
+    """Who has to leave a card that is short, and who may return to a better one."""
+    planner = _Planner(snapshot, ledger, config, now, outlook)
+    pressure: list[tuple[int, int]] = []
+    for room in tuple(planner.rooms.values()):
+        missing = _deficit(room, config)
+        if missing > 0:
+            pressure.append((room.device.index, missing))
+        excess = 0 if room.doubtful else room.vision_leased - room.vision_limit
+        if missing > 0 or excess > LIMIT_TOLERANCE_BYTES:
+            planner.relieve(room, missing, excess)
+    planner.rescue()
+    waiting: list[int] = []
+    roomy: list[int] = []
+    for record in sorted(ledger, key=lambda r: (-r.request.priority, r.lease_id)):
+        better = planner.better(record)
+        if better is None or not better.rested:
+            better = planner.after_a_shift(record) or planner.in_place_of(record) or better
+        if better is None:
+            continue
+        waiting.append(record.lease_id)
+        if better.roomy:
+            roomy.append(record.lease_id)
+        if better.ready and not planner.moves:
+            # One return at a time: the next reading shows what it really took.
+            planner.moves += better.moves
+        elif better.rested:
+            planner.keep(better.room, record)
+    return Rebalance(tuple(planner.moves), tuple(waiting), tuple(roomy), tuple(pressure))
+
+
+def _deficit(room: Room, config: GPUMemoryConfig) -> int:
+    """Bytes that are promised or must stay free, and aren't; 0 on a card without our leases."""
+    if room.doubtful or not room.vision_leased:
+        return 0
+    floor = int(config.pressure_gb * GIB)
+    return max(0, floor - room.likely_available - room.departing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Better:
+    """A device that is worth a move."""
+
+    room: Room
+    moves: tuple[Move, ...]
+    """Of the lease that gains, or of those that make room for it."""
+    roomy: bool
+    """It has the margin for a return beyond the need."""
+    rested: bool
+    """The model may go there as far as cooldown and residency go."""
+    ready: bool
+    """It has had room for long enough, too."""
+
+
+class _Planner:
+    """One rebalancing: moves count against each other before anybody makes them."""
+
+    def __init__(
+        self,
+        snapshot: MemorySnapshot,
+        ledger: Ledger,
+        config: GPUMemoryConfig,
+        now: float,
+        outlook: Outlook,
+    ) -> None:
+        self.moves: list[Move] = []
+        self.rooms = rooms(snapshot, ledger, config, now, outlook)
+        self._snapshot = snapshot
+        self._original = ledger
+        self._ledger = ledger
+        self._config = config
+        self._now = now
+        self._outlook = outlook
+
+    def relieve(self, room: Room, missing: int, excess: int) -> None:
+        """Evict just the deficit: the least important first, among equals the largest relief."""
+        uuid = room.device.uuid
+        leaving = sum(
+            r.request.need.model_bytes
+            for r in self._ledger
+            if r.uuid == uuid and r.moving and r.target_uuid != uuid
+        )
+        candidates = sorted(
+            (r for r in self._ledger if r.uuid == uuid and not r.moving),
+            key=lambda r: (r.request.priority, -r.request.need.model_bytes, r.lease_id),
+        )
+        for record in _just_enough(candidates, max(missing, excess) - leaving):
+            if missing > 0:
+                why = f"{room.device.label} is short of {gib(missing):.1f}GB{_whose(room)}"
+            else:
+                why = (
+                    f"{room.device.label} holds {gib(excess):.1f}GB more for vision than the "
+                    f"{gib(room.vision_limit):.1f}GB allowed"
+                )
+            self._expel(record, why, {uuid})
+
+    def rescue(self) -> None:
+        """Whoever was on a card that is gone has to be elsewhere."""
+        present = {room.device.uuid for room in self.rooms.values()}
+        for record in self._ledger:
+            if record.uuid is None or record.uuid in present or record.moving:
+                continue
+            if not _unreadable(record.device, self._snapshot.faults):
+                self._expel(record, "its card is gone", set())
+
+    def _expel(self, record: LeaseRecord, why: str, exclude: set[str]) -> None:
+        away = exclude | cooling(record, self._config, self._now)
+        found = choose(record.request, self.rooms, self._ledger, self._config, away)
+        placement = replace(found, reason=f"{why}; {found.reason}", evictions=())
+        if self._ledger is self._original:
+            self._ledger = self._original.copy()
+        twin = self._ledger.get(record.lease_id) or record
+        # Whoever must leave may: with no card and the CPU off (device None) it is unloaded.
+        self._ledger.begin_move(
+            twin, found.uuid, found.device or "none", why, now=self._now, forced=True
+        )
+        self.rooms = rooms(self._snapshot, self._ledger, self._config, self._now, self._outlook)
+        self.moves.append(Move(record.lease_id, placement, forced=True))
+
+    def better(self, record: LeaseRecord) -> _Better | None:
+        """Off the CPU, or off the LLM's card to vision's own."""
+        config, now = self._config, self._now
+        on_llm_card = record.device == config.main_llm_device != config.vision_device
+        if record.moving or not (record.uuid is None or on_llm_card):
+            return None
+        if record.request.name in self._ledger.kept_off:
+            return None
+        if on_llm_card and any(r.uuid is None for r in self._ledger):
+            return None  # whoever is on the CPU needs vision's card more
+        cold = cooling(record, config, now)
+        room = self._choice(record, cold)
+        rested = room is not None and now - record.landed_at >= _residency(record, config)
+        if room is None and cold:
+            room = self._choice(record, set())
+        if room is None or (on_llm_card and room.device.device != config.vision_device):
+            return None
+        uuid = room.device.uuid
+        margin = int(config.return_margin_gb * GIB)
+        roomy = fits(room, want_on(record.request, uuid, self._ledger, config, margin))
+        ready = rested and _waited(record, uuid, roomy, on_llm_card, config, now)
+        placement = _to(room, f"room again: {available_words(room)}")
+        return _Better(
+            room, (Move(record.lease_id, placement, forced=False),), roomy, rested, ready
+        )
+
+    def keep(self, room: Room, record: LeaseRecord) -> None:
+        """Less important models find a card without what this one is about to take."""
+        uuid = room.device.uuid
+        want = want_on(record.request, uuid, self._ledger, self._config)
+        index = room.device.index
+        self.rooms[index] = replace(room, claimed=room.claimed + want.need)
+
+    def after_a_shift(self, record: LeaseRecord) -> _Better | None:
+        """Off the CPU once another model moved over to another card where it fits as well."""
+        if not self._waits(record):
+            return None
+        cold = cooling(record, self._config, self._now)
+        for room in self._rooms_but(cold):
+            want = want_on(record.request, room.device.uuid, self._ledger, self._config)
+            for other in self._resident(room):
+                if not fits(room, want, other.request.need.model_bytes):
+                    continue
+                target = self._choice(other, cooling(other, self._config, self._now))
+                if target is None:
+                    continue
+                words = f"makes room for {record.request.name}: {available_words(target)}"
+                move = Move(other.lease_id, _to(target, words), forced=False)
+                return self._once_left(record, room, (move,))
+        return None
+
+    def in_place_of(self, record: LeaseRecord) -> _Better | None:
+        """Off the CPU in the place of less important models, or of an equally important one that
+        leaves room for two."""
+        if not self._waits(record) or not self._config.fallback_to_cpu:
+            return None
+        for room in self._rooms_but(cooling(record, self._config, self._now)):
+            resident = self._resident(room)
+            victims = victims_for(record.request, room, self._ledger, self._config)
+            if victims and all(victim in resident for victim in victims):
+                why = f"{record.request.name} is more important"
+                moves = tuple(self._away(victim, why) for victim in victims)
+                return self._once_left(record, room, moves)
+            for victim in resident:
+                if victim.request.priority != record.request.priority:
+                    continue
+                if (second := self._beside(record, victim, room)) is not None:
+                    why = f"makes room for {record.request.name} and {second.request.name}"
+                    return self._once_left(record, room, (self._away(victim, why),))
+        return None
+
+    def _beside(self, record: LeaseRecord, victim: LeaseRecord, room: Room) -> LeaseRecord | None:
+        """Who else would fit in the place of ``victim``, after ``record``."""
+        ledger, config = self._ledger, self._config
+        uuid, freed = room.device.uuid, victim.request.need.model_bytes
+        want = want_on(record.request, uuid, ledger, config)
+        if want.model >= freed or not fits(room, want, freed):
+            return None
+        with_record = replace(room, claimed=room.claimed + want.model)
+        for other in ledger:
+            if other is record or not self._waits(other):
+                continue
+            if uuid in cooling(other, config, self._now):
+                continue
+            if fits(with_record, want_on(other.request, uuid, ledger, config), freed):
+                return other
+        return None
+
+    def _away(self, victim: LeaseRecord, why: str) -> Move:
+        """To another card that has room, else to the CPU."""
+        room = self._choice(victim, cooling(victim, self._config, self._now))
+        if room is None:
+            return Move(victim.lease_id, Placement("cpu", why), forced=False)
+        placement = _to(room, f"{why}; {available_words(room)}")
+        return Move(victim.lease_id, placement, forced=False)
+
+    def _once_left(self, record: LeaseRecord, room: Room, moves: tuple[Move, ...]) -> _Better:
+        config, now = self._config, self._now
+        rested = now - record.landed_at >= _residency(record, config)
+        ready = rested and _waited(record, room.device.uuid, True, False, config, now)
+        return _Better(room, moves, roomy=True, rested=rested, ready=ready)
+
+    def _waits(self, record: LeaseRecord) -> bool:
+        """Whether it is on the CPU and may leave it."""
+        kept_off = record.request.name in self._ledger.kept_off
+        return record.uuid is None and not record.moving and not kept_off
+
+    def _rooms_but(self, cold: set[str]) -> list[Room]:
+        """The cards that may be used, the preferred ones first."""
+        usable = {
+            r.device.uuid: r
+            for r in self.rooms.values()
+            if not r.doubtful and r.device.uuid not in cold
+        }
+        return [usable[d.uuid] for d in order((r.device for r in usable.values()), self._config)]
+
+    def _resident(self, room: Room) -> list[LeaseRecord]:
+        """Who has been on a card for long enough to be asked to leave it."""
+        least = self._config.min_residency_seconds
+        return [
+            r
+            for r in self._ledger
+            if r.uuid == room.device.uuid and not r.moving and self._now - r.landed_at >= least
+        ]
+
+    def _choice(self, record: LeaseRecord, exclude: set[str]) -> Room | None:
+        if record.uuid is not None:
+            exclude = {*exclude, record.uuid}
+        return first_fit(record.request, self.rooms, self._ledger, self._config, exclude)
+
+
+def _to(room: Room, reason: str) -> Placement:
+    return Placement(room.device.device, reason, room.device.uuid)
+
+
+def _unreadable(device: str, faults: Iterable[str]) -> bool:
+    """Whether a card is missing from a reading only because the driver would not answer."""
+    label = f"Device {device.removeprefix('cuda:')} ("
+    return any(fault.startswith(label) and not _LOST.search(fault) for fault in faults)
+
+
+def _residency(record: LeaseRecord, config: GPUMemoryConfig) -> float:
+    if record.request.min_residency is not None:
+        return record.request.min_residency
+    # Whoever only ever was on the CPU was not moved: nothing can bounce.
+    return config.min_residency_seconds if record.left_at else 0.0
+
+
+def _waited(
+    record: LeaseRecord,
+    uuid: str,
+    roomy: bool,
+    on_llm_card: bool,
+    config: GPUMemoryConfig,
+    now: float,
+) -> bool:
+    """Whether a card has had room for long enough for this model.
+
+    Where it never had to leave a moment will do. A model that had stayed for long before it had
+    to leave returns soon; one that was sent away soon after it came waits longer each time.
+    """
+    dwell = config.return_dwell_seconds
+    left = record.left_at.get(uuid)
+    fresh = left is None or now - left >= FORGIVEN_SECONDS
+    if on_llm_card:
+        patience = dwell
+    elif fresh:
+        patience = min(FIRST_DWELL_SECONDS, dwell)
+    elif uuid in record.short_stays:
+        patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 5)
+    else:
+        patience = dwell / 3
+    if (fresh or roomy) and not on_llm_card:
+        since = record.better_since if fresh else record.roomy_since
+    else:
+        since = record.roomy_since if on_llm_card else record.better_since
+        patience *= 1 if on_llm_card else TIGHT_DWELL_FACTOR
+    return since is not None and now - since >= patience
+
+
+def _just_enough(candidates: list[LeaseRecord], missing: int) -> list[LeaseRecord]:
+    if missing <= 0:
+        return []
+    chosen: list[LeaseRecord] = []
+    freed = 0
+    for record in candidates:
+        if freed >= missing:
+            break
+        chosen.append(record)
+        freed += record.request.need.model_bytes
+    least = candidates[0].request.priority if candidates else 0
+    enough = [
+        r
+        for r in candidates
+        if r.request.priority == least and r.request.need.model_bytes >= missing
+    ]
+    if enough:
+        return [min(enough, key=lambda r: r.request.need.model_bytes)]
+    # Whoever was taken before a larger one made it needless may stay.
+    for record in list(chosen):
+        if freed - record.request.need.model_bytes >= missing:
+            chosen.remove(record)
+            freed -= record.request.need.model_bytes
+    return chosen
+
+
+def _whose(room: Room) -> str:
+    if room.outstanding > 0:
+        return f" for the main LLM ({gib(room.outstanding):.1f}GB still promised to it)"
+    return ""
+
+
+def cooldown(expulsions: int, config: GPUMemoryConfig) -> float:
+    """Seconds before a return to a card that it had to leave so many times in a row."""
+    return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 5)
+
+
+def cooling(record: LeaseRecord, config: GPUMemoryConfig, now: float) -> set[str]:
+    """Cards (UUIDs) that a lease left too recently to go back there."""
+    return {
+        uuid
+        for uuid, left in record.left_at.items()
+        if now - left < cooldown(max(1, record.expulsions.get(uuid, 1)), config)
+    }
