@@ -97,6 +97,16 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         from bot import simulate as simulating
 
         simulating.add_arguments(simulate)
+    health = add("health", "ask the running bot whether it is well; for a container's health check")
+    if "health" in asked:
+        from bot import health_check
+
+        health_check.add_arguments(health)
+    profile = add("profile", "what each model takes and how fast it is, as measured here")
+    if "profile" in asked:
+        from bot import profile as profiling
+
+        profiling.add_arguments(profile)
     config = add("config", "check the configuration, or show it with all defaults")
     config.add_argument("action", choices=("check", "show"), help="what to do")
     return parser
@@ -144,6 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from bot import doctor
 
         return doctor.run(path, probe, as_json=args.json)
+    if args.command == "health":
+        from bot import health_check
+
+        return health_check.run(args, path)
     try:
         settings = configuration.load(path)
     except configuration.SettingsError as error:
@@ -188,6 +202,10 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
         from bot import simulate
 
         return simulate.run(args, settings)
+    if args.command == "profile":
+        from bot import profile
+
+        return profile.run(args, settings)
     return _run_bot(args, settings, path)
 
 
@@ -231,6 +249,7 @@ async def _serve(
     args: argparse.Namespace, settings: configuration.Settings, token: str | None, path: Path
 ) -> Exit:
     from bot.context import open_context
+    from bot.health import observed
     from bot.reload import reload_or_say_why
     from bot.stopping import reload_on_hangup, stop_on_signals
     from danzar_gpu.probes import ProbeError
@@ -249,8 +268,9 @@ async def _serve(
                 work = reload_or_say_why(context, "SIGHUP")
                 context.run_in_background(work, "reading the configuration again")
 
-            with reload_on_hangup(stop, reload):
-                return await _talk(args, context, token, stop)
+            async with observed(context):
+                with reload_on_hangup(stop, reload):
+                    return await _talk(args, context, token, stop)
 
 
 async def _talk(

@@ -50,12 +50,27 @@ class DanzarBot(commands.Bot):
         )
         self.app_context = app_context
         app_context.client = self
+        self._connected = app_context.demo
         self._seen: OrderedDict[int, None] = OrderedDict()
 
     async def setup_hook(self) -> None:
         # No tree sync here: Discord limits those, the owner's `sync` command does it.
         for name in EXTENSIONS:
             await self.load_extension(name)
+
+    @property
+    def online(self) -> bool:
+        """Whether it hears of what happens: connected, and its servers are known."""
+        return self._connected and self.is_ready() and not self.is_closed()
+
+    async def on_connect(self) -> None:
+        self._connected = True
+
+    async def on_resumed(self) -> None:
+        self._connected = True
+
+    async def on_disconnect(self) -> None:
+        self._connected = self.app_context.demo
 
     async def on_ready(self) -> None:
         assert self.user is not None

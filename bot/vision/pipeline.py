@@ -18,6 +18,7 @@ from bot.vision.clip import ClipService
 from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.service import HOLDER, ModelService, ServiceStatus
+from bot.vision.watchdog import Verdict, Watched, watch_over
 from bot.vision.worker.handle import (
     ProcessWorker,
     WorkerFactory,
@@ -50,15 +51,13 @@ from bot.vision.worker.protocol import (
 )
 from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
+from danzar_gpu.choices import OFFLOAD
 
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 MOST_FAILURES = 5
 FAILURE_WINDOW_SECONDS = 600.0
-PING_SECONDS = 2.0
-LOADING_HANG_SECONDS = 60.0
-"""Importing torch from a cold disk can keep a process silent for long."""
 ASK_SECONDS = 30.0
 PICTURE_SECONDS = 10.0
 
@@ -118,6 +117,10 @@ class VisionPipeline:
         self._supervisor: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._failures: deque[float] = deque()
+        self._planned = False
+        """Whether the worker is replaced on purpose, which is no failure."""
+        self.worker_starts = 0
+        """How many workers were brought up since the bot started."""
         self._stopping = asyncio.Lock()
         self.ended: asyncio.Future[SourceEnded] | None = None
         """Done when the source has no more frames; made anew by each start."""
@@ -306,7 +309,7 @@ class VisionPipeline:
         """Bring a model back. Does nothing if it is there or vision is off."""
         task = self._tasks.get(name)
         if self._worker is not None and (task is None or task.done()):
-            run = self._services[name].run(self._worker)
+            run = self._run_service(self._services[name], self._worker)
             self._tasks[name] = asyncio.create_task(run, name=f"vision {name}")
 
     async def use_settings(self, settings: Settings) -> tuple[str, ...]:
@@ -318,7 +321,9 @@ class VisionPipeline:
         self._settings = settings
         for service in self._services.values():
             service.settings = settings
-        new_phrases = settings.clip.concepts != before.clip.concepts
+        # Phrases that somebody chose in chat stay chosen.
+        chosen = self._concepts != before.clip.concepts
+        new_phrases = settings.clip.concepts != before.clip.concepts and not chosen
         if new_phrases:
             self._clip.concepts, self._concepts = (), settings.clip.concepts
         worker = self._worker
@@ -341,6 +346,13 @@ class VisionPipeline:
                 await worker.ask(self._order(), Done, timeout=ASK_SECONDS)
                 again.append("the capture")
         return tuple(again)
+
+    async def _run_service(self, service: ModelService, worker: WorkerHandle) -> None:
+        try:
+            await service.run(worker)
+        except Exception as error:
+            log.exception("the service of %s failed", service.title)
+            await worker.kill(f"a fault in Danzar: {type(error).__name__}: {error}")
 
     async def trim(self) -> tuple[int, int]:
         """Let the worker return its allocator's unused memory to the driver.
@@ -372,10 +384,18 @@ class VisionPipeline:
 
     async def _supervise(self) -> None:
         while True:
+            self._planned = False
             try:
                 why = await self._live()
             except (WorkerGone, WorkerRefused, OSError, TimeoutError) as error:
                 why = str(error) or "the vision worker did not answer in time"
+            except Exception as error:
+                # Nobody would look after the worker any more: that must not go unnoticed.
+                log.exception("looking after the vision worker failed")
+                why = f"a fault in Danzar: {type(error).__name__}: {error}"
+            if self._planned:
+                self._begin_with_new_cards()
+                continue
             now = self._clock()
             self._failures.append(now)
             while now - self._failures[0] > FAILURE_WINDOW_SECONDS:
@@ -409,6 +429,7 @@ class VisionPipeline:
         vision = self._settings.vision
         threads = vision.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
         worker = await self._factory(threads, self._heard)
+        self.worker_starts += 1
         self._worker = worker
         why = "vision was stopped"
         watchdog: asyncio.Task[None] | None = None
@@ -466,26 +487,35 @@ class VisionPipeline:
                 service.stopped()
 
     async def _watch_over(self, worker: WorkerHandle) -> None:
-        """Ask regularly whether it is well; kill it when it hangs."""
-        while True:
-            limit = self._settings.vision.hang_timeout_seconds
-            loading = any(s.status.state in ("loading", "moving") for s in self._services.values())
-            patience = max(limit, LOADING_HANG_SECONDS) if loading else limit
-            try:
-                pong, _ = await worker.ask(Ping(), Pong, timeout=patience)
-            except TimeoutError:
-                await worker.kill(f"it was silent for {patience:g} s")
-                return
-            except WorkerGone:
-                return
-            if pong.busy_seconds > patience:
-                await worker.kill(f"a model was at one batch for {pong.busy_seconds:.0f} s")
-                return
-            self._counts = pong.counts
-            self._hold(worker, pong)
-            await asyncio.sleep(min(PING_SECONDS, limit / 2))
+        """Let the watchdog ask; a worker that is ended for new cards is no failure."""
+        services = self._services.values()
+        watched = Watched(
+            settings=lambda: self._settings.vision,
+            loading=lambda: any(s.status.state in ("loading", "moving") for s in services),
+            snapshot=lambda: self._manager.snapshot,
+            heard=lambda pong: self._hold(worker, pong),
+        )
+        try:
+            verdict = await watch_over(worker, watched)
+        except Exception as error:
+            log.exception("the watchdog of the vision worker failed")
+            verdict = Verdict(f"a fault in Danzar: {type(error).__name__}: {error}")
+        if verdict is not None:
+            # First: whoever waits for its end cancels this task.
+            self._planned = verdict.planned
+            await worker.kill(verdict.why)
+
+    def _begin_with_new_cards(self) -> None:
+        """What torch could not use may be usable now; what people decided stays."""
+        self._set("starting", "a card came: the vision worker is started again to use it")
+        log.info("%s", self._reason)
+        chosen = {choice.key for choice in self._manager.choices.made}
+        for name in self._services:
+            if f"{OFFLOAD}{name}" not in chosen:
+                self._manager.restore(name)
 
     def _hold(self, worker: WorkerHandle, pong: Pong) -> None:
+        self._counts = pong.counts
         held = {h.index: (h.reserved_bytes, h.active_bytes) for h in pong.held}
         self._manager.holder_memory(HOLDER, worker.pid, held)
 

@@ -48,6 +48,7 @@ class ScriptedVision:
         self.source = "the rendered scene"
         self.report = report or frame_report()
         self.counts = PipelineCounts(captured=120, analysed=80, unchanged=30, dropped=10)
+        self.worker_starts = 1
         self.asked_for_image: list[bool] = []
         self.concepts = GAME_CONCEPTS
         self.subscribers: list[Callable[[FrameReport], None]] = []
