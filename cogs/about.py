@@ -75,20 +75,28 @@ class Help(commands.HelpCommand):
         return (command.help or command.brief or "").replace("{prefix}", self.prefix)
 
     def line(self, command: commands.Command[Any, ..., Any]) -> str:
-        signature = f" {command.signature}" if command.signature else ""
-        return f"`{self.prefix}{command.qualified_name}{signature}` {command.brief or ''}".rstrip()
+        return texts.HELP_LINE.format(
+            command=self.usage(command),
+            brief=command.brief or "",
+            lock=texts.HELP_LOCK if command.checks else "",
+        ).rstrip()
+
+    def usage(self, command: commands.Command[Any, ..., Any]) -> str:
+        """What to type; one of several words as ``<all|important>``."""
+        signature = f" {command.signature}".rstrip().replace('"', "")
+        return f"{self.prefix}{command.qualified_name}{signature}"
 
     def lines(self, command: commands.Command[Any, ..., Any]) -> list[str]:
-        """A command, or the commands of a group, with those of the groups in it."""
+        """A command, or the commands of a group; of a group in it no more than the names."""
         if not isinstance(command, commands.Group):
             return [self.line(command)]
         lines: list[str] = []
-        for subcommand in sorted(command.commands, key=lambda c: c.name):
-            if subcommand.hidden:
-                continue
-            lines.append(self.line(subcommand))
+        for subcommand in members_of(command):
+            line = self.line(subcommand)
             if isinstance(subcommand, commands.Group):
-                lines.extend(self.lines(subcommand))
+                names = ", ".join(f"`{c.name}`" for c in members_of(subcommand))
+                line = texts.HELP_GROUP.format(line=line, names=names)
+            lines.append(line)
         return lines
 
     async def send_bot_help(
@@ -114,10 +122,7 @@ class Help(commands.HelpCommand):
         )
 
     async def send_command_help(self, command: commands.Command[Any, ..., Any], /) -> None:
-        signature = f" {command.signature}" if command.signature else ""
-        await self._send(
-            f"{self.prefix}{command.qualified_name}{signature}", self.text(command), []
-        )
+        await self._send(self.usage(command), self.text(command), [])
 
     async def _send(self, title: str, text: str, lines: list[str]) -> None:
         embed = discord.Embed(
@@ -134,6 +139,11 @@ class Help(commands.HelpCommand):
     def subcommand_not_found(self, command: commands.Command[Any, ..., Any], string: str, /) -> str:
         known = ", ".join(line.split("`")[1] for line in self.lines(command))
         return texts.HELP_NO_SUB.format(word=plain(shortened(string, 40)), known=known)
+
+
+def members_of(group: commands.Group[Any, ..., Any]) -> list[commands.Command[Any, ..., Any]]:
+    """A group's commands that are no secret, by name."""
+    return sorted((c for c in group.commands if not c.hidden), key=lambda c: c.name)
 
 
 def add_lines(embed: discord.Embed, name: str, lines: list[str]) -> None:

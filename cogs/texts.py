@@ -67,7 +67,13 @@ ABOUT_VERSION, ABOUT_LICENCE, ABOUT_RUNNING = "Version", "Licence", "Running for
 ABOUT_SOURCE = "Source"
 HELP_TITLE = "What I can do"
 HELP_MORE = "{name} (more)"
-HELP_FOOTER = "{prefix}help COMMAND explains one, with an example. Most work as /slash commands."
+HELP_FOOTER = (
+    "{prefix}help COMMAND explains one, with an example. Nearly all work as /slash commands, too. "
+    "🔒 asks for a permission."
+)
+HELP_LINE = "`{command}` {brief}{lock}"
+HELP_LOCK = " 🔒"
+HELP_GROUP = "{line} · also {names}"
 HELP_COMMANDS = "Commands"
 HELP_UNKNOWN = "I know no command “{word}”. `{prefix}help` lists all."
 HELP_NO_SUB = "There is no “{word}” here. There are: {known}"
@@ -296,9 +302,12 @@ OFFLOAD_WARNING = (
 )
 RESTORED = "⬆️ {model} may use a card again"
 RESTORE_NO_ROOM = "No card has room now: {reason}. It goes when one has."
-TRIMMED = "🧹 Unused memory given back"
+TRIMMED, TRIMMED_NOTHING = "🧹 Unused memory given back", "🧹 Nothing to give back"
 TRIM_NO_WORKER = "There is no vision worker in this bot."
 TRIM_NOTHING = "The vision worker holds no GPU memory: its models are on the CPU."
+TRIM_SIMULATED = (
+    "The cards are simulated: the models really run on the CPU, and there is nothing to give back."
+)
 TRIM_DONE = (
     "The vision worker's allocator gave back {freed:.2f}GB: it held {before:.2f}GB and now holds "
     "{after:.2f}GB."
@@ -365,6 +374,22 @@ ALERT_WHEN, ALERT_HOW = "When", "How it went"
 ALERT_SINCE = "since <t:{opened:.0f}:t> (<t:{opened:.0f}:R>)"
 ALERT_SPAN = "<t:{opened:.0f}:t> to <t:{over:.0f}:t>: {age}"
 ALERT_STEP = "<t:{at:.0f}:T> {text}"
+ALERT_LAST = "Last seen: {text}"
+ALERT_ADVICE = {
+    "pressure": (
+        "`{prefix}gpu processes` shows who holds it; `{prefix}gpu trim` and `{prefix}gpu offload` "
+        "free what is ours."
+    ),
+    "cpu": "It goes back as soon as a card has room; `{prefix}gpu models` shows where that fails.",
+    "llm": (
+        "Close what else runs on that card (`{prefix}gpu processes`), or promise the LLM less with "
+        "`{prefix}gpu reserve`."
+    ),
+    "driver": "Figures are old until it is mended; `danzar doctor` at the terminal tells more.",
+    "worker": "`{prefix}vision status` shows how it goes on.",
+    "hot": "Look after its fans and dust; `{prefix}gpu offload` takes our models off it.",
+}
+ALERT_FOOTER = "{mark} · {prefix}gpu alerts mute 2h holds new ones back"
 ALERT_MARK = "alert {mark}"
 ALERT_WORKER_FAILED = "it failed; `{prefix}vision start` tries again"
 ALERT_WORKER_AGAIN = "it is started again: {reason}"
@@ -472,7 +497,7 @@ ASK_SMALL_MODEL = (
 CONCEPTS_TITLE = "💬 What CLIP chooses from"
 CONCEPTS_PROFILE = "**Profile “{name}”**"
 CONCEPTS_CHOSEN = "Chosen in chat by {who} {when}; `{prefix}vision concepts reset` goes back"
-CONCEPTS_PROFILES = "Profiles"
+CONCEPTS_PROFILES, CONCEPTS_IN_PROFILE = "Profiles", "{name} ({count} phrases)"
 CONCEPTS_CHANGED = "💬 CLIP chooses from {count} phrases now: {phrases}"
 CONCEPTS_UNTIL = "This outlives a restart; `{prefix}vision concepts reset` goes back."
 CONCEPTS_RESET = "💬 CLIP chooses from the configuration's {count} phrases again."
@@ -485,6 +510,7 @@ CLASSES_TITLE = "📦 What YOLO looks for"
 CLASS_SEEN = "**{name}**: {count} on the newest frame, {confidence:.0%} at best"
 CLASS_NOT_SEEN = "**{name}**: not on the newest frame"
 CLASS_NO_FRAME = "**{name}**"
+CLASSES_MODEL = "{state}: {reason}"
 CLASSES_FOOTER = "from {threshold:.0%} on · yolo.classes in the configuration says which"
 
 TIMELINE_TITLE = "🕓 Lately"

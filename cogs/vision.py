@@ -141,7 +141,11 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         settings = self.host.settings.yolo
         service = self.pipeline.services.get("yolo")
-        reason = service.reason if service is not None and service.state != "running" else ""
+        reason = ""
+        if service is not None and service.state != "running":
+            state = texts.MODEL_STATES.get(service.state, service.state)
+            reason = texts.CLASSES_MODEL.format(state=state, reason=service.reason)
+            reason = reason if service.reason else state
         embed = classes_embed(
             settings.classes,
             settings.confidence_threshold,

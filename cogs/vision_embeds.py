@@ -285,7 +285,10 @@ def concepts_embed(
         description=fitted(lines, 3500),
         colour=NEUTRAL,
     )
-    names = [f"{plain(name)} ({len(known)})" for name, known in profiles.items()]
+    names = [
+        texts.CONCEPTS_IN_PROFILE.format(name=plain(shortened(name, 100)), count=len(known))
+        for name, known in profiles.items()
+    ]
     embed.add_field(name=texts.CONCEPTS_PROFILES, value=fitted(names), inline=False)
     return embed
 

@@ -119,4 +119,4 @@ class Choices:
 
     @staticmethod
     def _words(choice: Choice) -> str:
-        return f"{choice.who} sent it there; `restore` brings it back"
+        return f"{choice.who} sent it there; `gpu restore` brings it back"

@@ -3,6 +3,9 @@
 Starts ``danzar demo`` with the rendered scene on the simulated rig, types the commands into its
 chat page in Chromium as a person would, and writes ``docs/images/*.png``. Each picture is of what
 was really answered; a command that isn't answered ends the run with what was there instead.
+
+``--to FOLDER`` writes them elsewhere, to look at, with those that the docs do without; ``--width``
+makes the page as narrow as a phone.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Error, Locator, Page, expect, sync_playwright
 
-from cogs.gpu_parts.faces import PANEL_TITLE
+from cogs.texts import ALERT_TITLES, PANEL_TITLE
 from tests.bot.running import ADDRESS, ROOT, started_demo
 
 IMAGES = ROOT / "docs" / "images"
@@ -28,6 +31,7 @@ ANSWER_MS = 60_000
 SEEN_SECONDS = 240.0
 HISTORY_SECONDS = 45.0
 """Before this a picture of the past would be empty."""
+ALERT_SECONDS = 60.0
 MARGIN = 8
 SEEN = r"(?s)What I see.*(boss|enemy|player).*Insights.*%"
 """A look that has something to show."""
@@ -38,6 +42,7 @@ capture:
   source: scene
 gpu_memory:
   memory_check_interval: 1
+  high_utilization_percent: {percent}
 """
 
 
@@ -48,8 +53,10 @@ class NoPicture(Exception):
 class Chat:
     """The demo's page with a person at it."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, config: Path, folder: Path) -> None:
         self.page = page
+        self.config = config
+        self.folder = folder
         self.messages = page.locator("#channel-message-list article[data-message-id]")
 
     def until_ready(self) -> None:
@@ -89,11 +96,32 @@ class Chat:
             self.page.wait_for_timeout(4000)
 
     def picture(self, name: str, answer: Locator) -> None:
-        """Write one message as ``docs/images/<name>.png``, once its pictures have loaded."""
+        """Write one message as ``<name>.png``, once its pictures have loaded."""
         self.until_ready()
         for image in answer.locator("img.embed-image").all():
             expect(image).to_have_js_property("complete", True, timeout=ANSWER_MS)
-        save(name, self.crop(answer, answer))
+        self.save(name, self.crop(answer, answer))
+
+    def save(self, name: str, picture: Image.Image) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.png"
+        picture.save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
+
+    def press(self, message: Locator, button: str) -> None:
+        self.until_ready()
+        message.get_by_role("button", name=button).first.click()
+
+    def shown(self, words: str) -> Locator:
+        """The newest message with these words, once there is one."""
+        found = self.messages.filter(has_text=re.compile(words)).last
+        found.wait_for(timeout=ALERT_SECONDS * 1000)
+        return found
+
+    def warn_above(self, percent: int) -> None:
+        """Change the configuration's threshold and have it read again."""
+        self.config.write_text(CONFIG.format(percent=percent), encoding="utf-8")
+        self.ask_until("!gpu reload", "high_utilization_percent", seconds=30)
 
     def question_of(self, answer: Locator) -> Locator:
         """The message before an answer."""
@@ -124,13 +152,6 @@ class Chat:
             },
         )
         return Image.open(io.BytesIO(shot)).convert("RGB")
-
-
-def save(name: str, picture: Image.Image) -> None:
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    path = IMAGES / f"{name}.png"
-    picture.save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
 def status(chat: Chat) -> None:
@@ -181,7 +202,48 @@ def demo(chat: Chat) -> None:
     both = Image.new("RGB", size, left.getpixel((0, left.height - 1)))
     both.paste(left, (0, 0))
     both.paste(right, (left.width + gap, 0))
-    save("demo", both)
+    chat.save("demo", both)
+
+
+def fit(chat: Chat) -> None:
+    chat.picture("fit", chat.ask_until("!gpu fit 2.5", "(?i)simulated"))
+
+
+def profile(chat: Chat) -> None:
+    chat.ask_until("!vision status", r"(?s)YOLO.*running.*CLIP.*running")
+    chat.picture("profile", chat.ask_until("!gpu profile", "frames"))
+
+
+def offload(chat: Chat) -> None:
+    question = chat.ask_until("!gpu offload clip", "Offload")
+    chat.press(question, "Offload")
+    chat.picture("offload", chat.shown("clip to the CPU"))
+
+
+def watch(chat: Chat) -> None:
+    """What appears in the scene by itself, and the list."""
+    chat.ask_until("!vision watch boss", "boss")
+    chat.picture("sighting", chat.shown("There since|Gone since"))
+    chat.picture("watch", chat.ask_until("!vision watch list", "boss"))
+
+
+def alert(chat: Chat) -> None:
+    """A threshold below what the rig has in use raises one, the old threshold ends it."""
+    title = ALERT_TITLES["pressure"]
+    chat.ask_until("!gpu alerts here", "Alerts come here")
+    chat.warn_above(50)
+    chat.shown(title)
+    chat.page.wait_for_timeout(20_000)  # its developments
+    chat.picture("alert", chat.shown(title))
+    chat.picture("alerts", chat.ask_until("!gpu alerts", "Wrong now"))
+    chat.warn_above(99)
+    chat.picture("alert-over", chat.shown(f"Over: {title}"))
+
+
+def answer_of(command: str, words: str) -> Callable[[Chat], None]:
+    """A picture of a plain answer, by the command's last word."""
+    name = command.rpartition(" ")[2].strip("!")
+    return lambda chat: chat.picture(name, chat.ask_until(command, words))
 
 
 PICTURES: dict[str, Callable[[Chat], None]] = {
@@ -192,9 +254,27 @@ PICTURES: dict[str, Callable[[Chat], None]] = {
     "processes": processes,
     "panel": panel,
     "demo": demo,
+    "fit": fit,
+    "profile": profile,
     "timeline": timeline,
+    "watch": watch,
+    "alert": alert,
     "history": history,
 }
+TO_LOOK_AT: dict[str, Callable[[Chat], None]] = {
+    "help": answer_of("!help", "What I can do"),
+    "about": answer_of("!about", "AGPL"),
+    "classes": answer_of("!vision classes", "YOLO"),
+    "concepts": answer_of("!vision concepts", "CLIP"),
+    "vision": answer_of("!gpu vision", "Reason"),
+    "trim": answer_of("!gpu trim", "(?i)memory"),
+    "offload": offload,
+    "reset": answer_of("!gpu reset", "chat"),
+}
+"""Not in the docs, but worth a look before a release."""
+
+
+EVERY = {**TO_LOOK_AT, **PICTURES}
 
 
 def chromium() -> str:
@@ -204,12 +284,12 @@ def chromium() -> str:
     raise NoPicture("no Chromium or Chrome is installed (Debian: apt install chromium)")
 
 
-def take(names: list[str]) -> list[str]:
+def take(names: list[str], to: Path, width: int) -> list[str]:
     """Take these pictures; what went wrong, in words."""
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "screenshots.yaml"
-        config.write_text(CONFIG, encoding="utf-8")
+        config.write_text(CONFIG.format(percent=90), encoding="utf-8")
         with started_demo(config) as running, sync_playwright() as playwright:
             address = running.wait_for(ADDRESS).group()
             started = time.monotonic()
@@ -218,20 +298,20 @@ def take(names: list[str]) -> list[str]:
                 args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
             )
             page = browser.new_page(
-                viewport={"width": 900, "height": 1300},
+                viewport={"width": width, "height": 1300},
                 device_scale_factor=1.5,
                 color_scheme="dark",
             )
             page.set_default_timeout(ANSWER_MS)
             page.goto(address)
             page.locator("#channel-message-list").get_by_text("Danzar is here").wait_for()
-            chat = Chat(page)
+            chat = Chat(page, config, to)
             for name in names:
                 if name == "history":
                     left = HISTORY_SECONDS - (time.monotonic() - started)
                     page.wait_for_timeout(max(0.0, left) * 1000)
                 try:
-                    PICTURES[name](chat)
+                    EVERY[name](chat)
                 except (NoPicture, Error, AssertionError) as error:
                     failures.append(f"{name}: {error}")
                 page.wait_for_timeout(3000)  # the cooldowns
@@ -243,10 +323,14 @@ def take(names: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.screenshots", description=__doc__)
-    parser.add_argument("pictures", nargs="*", choices=[*PICTURES, []], help="all, if none")
-    names = parser.parse_args().pictures or list(PICTURES)
+    parser.add_argument("pictures", nargs="*", choices=[*EVERY, []], help="all, if none")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="a folder to look at")
+    parser.add_argument("--width", type=int, default=900, help="of the page, in CSS pixels")
+    args = parser.parse_args()
+    usual = PICTURES if args.to == IMAGES else EVERY
+    names = args.pictures or list(usual)
     try:
-        failures = take([name for name in PICTURES if name in names])
+        failures = take([name for name in EVERY if name in names], args.to, args.width)
     except NoPicture as error:
         failures = [str(error)]
     for failure in failures:

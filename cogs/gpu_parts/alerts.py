@@ -255,7 +255,9 @@ class AlertDesk:
         alert = told.alert
         opened, over = alert.opened_at, alert.resolved_at
         grave, prefix = alert.kind in GRAVE, self._host.prefix
+        text = sentence(shortened(alert.text, 1500), prefix)
         if over is not None:
+            text = texts.ALERT_LAST.format(text=text)
             title = texts.ALERT_OVER.format(kind=texts.ALERT_KINDS[alert.kind])
             when = texts.ALERT_SPAN.format(opened=opened, over=over, age=age_text(over - opened))
             colour = CALM
@@ -263,10 +265,11 @@ class AlertDesk:
             template = texts.ALERT_GRAVE if grave else texts.ALERT_PLAIN
             title = template.format(title=texts.ALERT_TITLES[alert.kind])
             when = texts.ALERT_SINCE.format(opened=opened)
+            text = f"{text}\n{texts.ALERT_ADVICE[alert.kind].format(prefix=prefix)}"
             colour = FAILED if grave else TIGHT
         embed = discord.Embed(
             title=self._host.titled(title),
-            description=sentence(shortened(alert.text, 1500), prefix),
+            description=text,
             colour=colour,
         )
         embed.add_field(name=texts.ALERT_WHEN, value=when, inline=False)
@@ -276,7 +279,9 @@ class AlertDesk:
                 for at, text in told.developments
             ]
             embed.add_field(name=texts.ALERT_HOW, value=fitted(lines), inline=False)
-        embed.set_footer(text=mark_of(alert.key))
+        mark = mark_of(alert.key)
+        footer = texts.ALERT_FOOTER.format(mark=mark, prefix=prefix)
+        embed.set_footer(text=footer if over is None else mark)
         if listener.role_id is None or over is not None:
             return Face(embed, worth_posting=over is None)
         role = discord.Object(listener.role_id)

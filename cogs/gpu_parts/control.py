@@ -172,12 +172,13 @@ class Control:
             self._manager.decided(f"{who} had unused memory given back")
             await asyncio.sleep(RELEASE_SECONDS)
             if not held[0]:
-                return texts.TRIM_NOTHING
+                return texts.TRIM_SIMULATED if self._host.simulated else texts.TRIM_NOTHING
             freed = gib(max(0, held[0] - held[1]))
             return texts.TRIM_DONE.format(freed=freed, before=gib(held[0]), after=gib(held[1]))
 
         words, before, after = await self._around(act)
-        return Outcome(texts.TRIMMED, words, before, after)
+        title = texts.TRIMMED if held[0] > held[1] else texts.TRIMMED_NOTHING
+        return Outcome(title, words, before, after)
 
     async def reserve(self, size: float | str, who: str) -> Outcome:
         """Another reservation for the main LLM."""

@@ -125,7 +125,7 @@ async def test_concepts_are_shown_changed_and_reset() -> None:
     async with world(vision=vision, settings=settings) as w:
         await w.guest.send(w.channel, "!vision concepts")
         assert "Profile “default”" in text_of(last(w))
-        assert "Racing (3)" in text_of(last(w))
+        assert "Racing (3 phrases)" in text_of(last(w))
         await w.owner.send(w.channel, "!vision concepts profile racing")
         assert vision.concepts == profiles["Racing"]
         assert "outlives a restart; `!vision concepts reset` goes back" in text_of(last(w))
@@ -465,13 +465,16 @@ async def test_every_command_has_an_example_in_its_help() -> None:
         assert "`!vision watch remove <number>`" in shown
         await w.guest.send(w.channel, "!help")
         listed = text_of(last(w))
-        for name in (
-            "!vision ask",
-            "!vision watch",
-            "!vision watch remove",
-            "!vision concepts set",
+        for line in (
+            "`!vision ask <question>` Whether something is on the screen",
+            "`!vision stop` Stop vision and free its memory 🔒",
+            "`!vision watch <what>` Tell when something appears · also `list`, `remove`",
+            "also `here`, `level`, `mute`, `off`, `status`",
         ):
-            assert f"`{name}" in listed
+            assert line in listed
+        await w.env.advance_time(10)
+        await w.guest.send(w.channel, "!help gpu alerts level")
+        assert last(w).embeds[0].title == "!gpu alerts level <all|important|critical>"
         assert within_limits(last(w).embeds[0])
 
 
