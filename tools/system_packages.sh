@@ -40,6 +40,7 @@ if [ "$wanted" = test ]; then
     [ -e /usr/include/stdio.h ] || need "the C library's headers" libc6-dev
     program Xvfb xvfb
     program ffmpeg ffmpeg
+    program strace strace
     command -v chromium-browser >/dev/null 2>&1 || program chromium chromium
 fi
 

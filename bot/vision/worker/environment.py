@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, MutableMapping
@@ -13,6 +16,7 @@ from pathlib import Path
 MIN_TORCH = (2, 6)
 MIN_ULTRALYTICS = (8, 4, 100)
 NICENESS = 5
+PR_SET_PDEATHSIG = 1
 
 _IMPORTS = threading.Lock()
 
@@ -34,7 +38,15 @@ def prepare(environment: MutableMapping[str, str], threads: int) -> None:
     # ultralytics would set 1 where nothing is set.
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["MKL_NUM_THREADS"] = str(threads)
+    # torch's threads would spin for a while after each step, on cores that OpenVINO, the other
+    # model or the game could use.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    environment["GOMP_SPINCOUNT"] = "0"
     environment.setdefault("YOLO_CONFIG_DIR", str(_config_dir()))
+    # OpenVINO reports each conversion to a statistics service unless this package is not there;
+    # it has no switch of its own, and falls back to a stub that sends nothing.
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def _config_dir() -> Path:
@@ -65,6 +77,18 @@ def lower_priority() -> None:
             process.nice(max(int(process.nice()), NICENESS))
 
 
+def die_with(parent: int) -> None:
+    """Linux kills us when the parent dies, even while we are stopped or busy."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (OSError, AttributeError):
+        return  # the end of the pipe tells us, too
+    if os.getppid() != parent:
+        os._exit(0)
+
+
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """One heavy import at a time: two threads that import torch can each see half of it."""
@@ -74,10 +98,16 @@ def importing() -> Iterator[None]:
 
 def use_threads(threads: int) -> None:
     """One pool of this size for torch; OpenCV without threads of its own. Needs torch."""
-    import cv2
     import torch
 
     torch.set_num_threads(threads)
+    one_thread_for_opencv()
+
+
+def one_thread_for_opencv() -> None:
+    """Its steps are short; a pool of its own would only compete with the models'."""
+    import cv2
+
     cv2.setNumThreads(1)
 
 
