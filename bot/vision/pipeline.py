@@ -236,7 +236,7 @@ class VisionPipeline:
         try:
             picture, jpeg = await worker.ask(TakePicture(), Picture, timeout=PICTURE_SECONDS)
         except (WorkerGone, WorkerRefused, TimeoutError) as error:
-            raise VisionUnavailable(f"The picture can't be had: {error or 'no answer'}") from error
+            raise VisionUnavailable(f"The picture can't be had: {str(error) or 'no answer'}") from error
         return Look(picture.report or report, jpeg)
 
     async def use_concepts(self, concepts: tuple[str, ...]) -> None:
