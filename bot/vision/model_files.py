@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 MANIFEST = "manifest.json"
 MAX_HEADER_BYTES = 16 << 20
+MAX_ENTRIES = 100_000
+"""A YOLO has some hundred tensors, each an entry of the archive."""
 PULLED = Path("models/pulled")
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,6 +104,32 @@ def sha256_of(path: Path) -> str:
     """The file's hash. Raises ``OSError``."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse what no ``torch.save`` has written, before anything in it is unpacked.
+
+    Such a file is a zip archive that compresses nothing, so it unpacks to its own size: there is
+    no room for a bomb in it. Older kinds, bare pickles, are not opened at all.
+
+    Raises:
+        FileRefused: it is another kind of file, or would unpack to more than it holds.
+    """
+    remedy = "use a checkpoint that ultralytics has saved"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        size = path.stat().st_size
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise FileRefused(f"{path.name} is no checkpoint ({error})", remedy) from None
+    if len(entries) > MAX_ENTRIES:
+        raise FileRefused(f"{path.name} holds {len(entries)} files, too many", remedy)
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise FileRefused(
+            f"{path.name} has {size} bytes and would unpack to {unpacked}: no checkpoint does",
+            remedy,
+        )
 
 
 def safetensors_parameters(path: Path) -> int:
