@@ -32,6 +32,7 @@ from danzar_gpu.placement import Placement
 from danzar_gpu.probes import MemoryProbe, ProbeError
 from danzar_gpu.records import Records
 from danzar_gpu.room import Room, can_use, configured_reservation, llm_held_bytes
+from danzar_gpu.settling import LIMIT_SECONDS, Settled, Settlings
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,10 @@ class GPUMemoryManager:
         self._clock = clock
         self._wall = wall
         self._reader = ProbeReader(probe, clock, config.probe_timeout_seconds)
-        self._monitor = MemoryMonitor(self._poll, lambda: self._admission.interval(clock()))
+        self._monitor = MemoryMonitor(self._poll, self._interval)
         self._admission = Admission(config, self._note, self._revoke)
         self._ledger = self._admission.ledger
+        self._settlings = Settlings(self._ledger, self._told_settled)
         self._leases: dict[int, Lease] = {}
         self._raw: MemorySnapshot | None = None
         self._reading: asyncio.Task[MemorySnapshot] | None = None
@@ -170,7 +172,7 @@ class GPUMemoryManager:
 
     @property
     def storage_trouble(self) -> str | None:
-        """Why nothing is kept on disk at present; ``None`` when all is well, or nothing shall be."""
+        """Why nothing is kept on disk at present; ``None``: all is well, or nothing shall be."""
         return self._store.trouble if self._store is not None else None
 
     async def refresh(self, max_age: float = 1.0) -> MemorySnapshot:
@@ -190,13 +192,19 @@ class GPUMemoryManager:
         # One caller's cancellation must not cost the others their reading.
         return await asyncio.shield(self._reading)
 
+    def _interval(self) -> float:
+        now = self._clock()
+        calm = self._admission.interval(now)
+        soon = self._settlings.poll_seconds(now)
+        return calm if soon is None else min(calm, soon)
+
     async def _poll(self) -> None:
         await self._shared_read(processes=self._processes_due())
 
     def _processes_due(self) -> bool:
         """Lists are costly: rarely, and (in the probe) whenever a card's memory moved."""
         newest = self._raw
-        if newest is None or newest.processes_read_at is None:
+        if newest is None or newest.processes_read_at is None or self._settlings.open:
             return True
         now = self._clock()
         rarely = TENSE_LISTS_SECONDS if self._admission.is_tense(now) else CALM_LISTS_SECONDS
@@ -230,6 +238,7 @@ class GPUMemoryManager:
             else:
                 self._alerts.discard(alert.key)
                 self._note("utilization-normal", alert.text)
+        self._settlings.look(snapshot, self._clock())
         self._admission.observe(snapshot, self._clock(), may_move=self._monitor.running)
         for lease in self.leases:
             if (need := lease.resized()) is not None:
@@ -602,6 +611,8 @@ class GPUMemoryManager:
         """For leases: the holder has arrived."""
         lease.revoked.clear()
         if (record := self._ledger.get(lease.lease_id)) is not None:
+            if record.uuid != record.target_uuid:
+                self._leaves(record)
             self._admission.landed(record, self._clock(), held_bytes)
             self._monitor.hurry()
 
@@ -611,6 +622,7 @@ class GPUMemoryManager:
         if for_good:
             self._ledger.kept_off[lease.name] = why
         if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._leaves(record)
             self._admission.move_failed(record, why, self._clock())
 
     def measured(self, lease: Lease, footprint: Footprint) -> None:
@@ -677,9 +689,49 @@ class GPUMemoryManager:
         lease.released = True
         self._leases.pop(lease.lease_id, None)
         if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._leaves(record)
             self._admission.release(record, self._clock())
             if not self._closed:
                 self._monitor.hurry()
+
+    # Memory on its way back
+
+    def _leaves(self, record: LeaseRecord, *, gone: bool = False) -> None:
+        """Watch until the driver shows what a model leaves behind on its card."""
+        if record.uuid is None or self._closed:
+            return
+        need = record.request.need
+        self._settlings.begin(
+            record.request.name,
+            record.uuid,
+            record.holder,
+            need.model_bytes,
+            need.context_bytes,
+            self._raw,
+            self._clock(),
+            gone=gone,
+        )
+
+    def _told_settled(self, settled: Settled) -> None:
+        level = logging.WARNING if settled.kind == "late" else logging.INFO
+        self._note("not-returned" if settled.kind == "late" else "returned", settled.words, level)
+
+    async def shown(self, name: str | None = None) -> Settled | None:
+        """Wait until the driver shows what a model (or any) gave up; at most some seconds.
+
+        The newest answer about it, ``None`` where there was nothing to wait for.
+        """
+        began = self._clock()
+        while (delay := self._settlings.poll_seconds(self._clock())) is not None:
+            if not self._settlings.waits_for(name):
+                break
+            with contextlib.suppress(ProbeError):
+                await self._shared_read(processes=True)
+            await asyncio.sleep(delay)
+            if self._clock() - began > 2 * LIMIT_SECONDS:
+                break
+        about = (s for s in reversed(self._settlings.done) if name in (None, s.name))
+        return next(about, None)
 
     # What people decide while it runs (``choices`` keeps it)
 
@@ -739,6 +791,9 @@ class GPUMemoryManager:
 
     def holder_gone(self, holder: str, why: str) -> None:
         """The process is dead: its leases are released at once."""
+        for record in self._ledger:
+            if record.holder == holder:
+                self._leaves(record, gone=True)
         for record in self._admission.holder_gone(holder, why, self._clock()):
             if (lease := self._leases.pop(record.lease_id, None)) is not None:
                 lease.released = True
