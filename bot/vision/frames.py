@@ -532,6 +532,8 @@ def _open_container(
             f"{shown} has {width} x {height} pixels, too many", "choose a smaller video"
         )
     stream.thread_type = "AUTO"
+    # The size may change under way: the decoder itself refuses a larger picture.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return container, stream
 
 

@@ -122,6 +122,24 @@ def test_a_video_is_measured_before_it_is_decoded(
         open_source(capture(source="video", path=str(video_file)))
 
 
+def test_a_video_that_grows_under_way_is_not_decoded_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = tmp_path / "film.mjpeg"
+    with film.open("wb") as file:
+        for size in ((64, 48), (64, 48), (640, 480), (64, 48)):
+            Image.new("RGB", size).save(file, "JPEG")
+    sizes: list[int] = []
+    bgr = frames._bgr
+    monkeypatch.setattr(frames, "_bgr", lambda f: (sizes.append(f.width), bgr(f))[1])
+    monkeypatch.setattr(frames, "MAX_PIXELS", 100 * 100)
+    source = open_source(capture(source="video", path=str(film)))
+    with pytest.raises(SourceError, match="can't be read further"):
+        take_all(source)
+    source.close()
+    assert sizes == [64, 64], "the large one never came out of the decoder"
+
+
 @pytest.mark.parametrize("source", ["images", "folder"])
 def test_a_folder_without_pictures_is_refused(tmp_path: Path, source: str) -> None:
     path = tmp_path if source == "images" else tmp_path / "missing"
