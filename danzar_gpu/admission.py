@@ -317,7 +317,10 @@ class Admission:
                     device.uuid, holder, now
                 ):
                     continue
-                more = self.ledger.held_bytes(device, holder) - models - context
+                # The allocator's own word leaves no doubt about what is the context's.
+                allocated = self.ledger.allocator_bytes(device.index, holder)
+                held = self.ledger.held_bytes(device, holder) - context
+                more = (allocated or held) - models
                 if more > GREW_BYTES and here:
                     self._enlarge(here, more, device.label)
 

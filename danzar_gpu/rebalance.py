@@ -5,6 +5,7 @@ The order and the arithmetic are those of ``placement.py`` and ``room.py``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ FIRST_DWELL_SECONDS = 3.0
 """A model that never had to leave a card goes there when it has had room for so long."""
 FORGIVEN_SECONDS = 600.0
 """So long after a model left a card it is as if it never had."""
-TIGHT_DWELL_FACTOR = 4
+SOON_SECONDS = 5.0
+"""Room that a model will take so soon is not given to a less important one."""
+TIGHT_DWELL_FACTOR = 2
 """A card without the margin for a return must have had room so many times longer."""
 _LOST = re.compile(r"\blost\b|fallen off|not found", re.IGNORECASE)
 
@@ -73,17 +76,17 @@ def rebalance(
     roomy: list[int] = []
     for record in sorted(ledger, key=lambda r: (-r.request.priority, r.lease_id)):
         better = planner.better(record)
-        if better is None or not better.rested:
+        if better is None or better.wait == math.inf:
             better = planner.after_a_shift(record) or planner.in_place_of(record) or better
         if better is None:
             continue
         waiting.append(record.lease_id)
         if better.roomy:
             roomy.append(record.lease_id)
-        if better.ready and not planner.moves:
+        if better.wait <= 0 and not planner.moves:
             # One return at a time: the next reading shows what it really took.
             planner.moves += better.moves
-        elif better.rested:
+        elif better.wait <= SOON_SECONDS:
             planner.keep(better.room, record)
     return Rebalance(tuple(planner.moves), tuple(waiting), tuple(roomy), tuple(pressure))
 
@@ -105,10 +108,8 @@ class _Better:
     """Of the lease that gains, or of those that make room for it."""
     roomy: bool
     """It has the margin for a return beyond the need."""
-    rested: bool
-    """The model may go there as far as cooldown and residency go."""
-    ready: bool
-    """It has had room for long enough, too."""
+    wait: float
+    """Seconds until it has had room for long enough; infinite while it has to stay away."""
 
 
 class _Planner:
@@ -196,11 +197,9 @@ class _Planner:
         uuid = room.device.uuid
         margin = int(config.return_margin_gb * GIB)
         roomy = fits(room, want_on(record.request, uuid, self._ledger, config, margin))
-        ready = rested and _waited(record, uuid, roomy, on_llm_card, config, now)
+        wait = _wait(record, uuid, roomy, on_llm_card, config, now) if rested else math.inf
         placement = _to(room, f"room again: {available_words(room)}")
-        return _Better(
-            room, (Move(record.lease_id, placement, forced=False),), roomy, rested, ready
-        )
+        return _Better(room, (Move(record.lease_id, placement, forced=False),), roomy, wait)
 
     def keep(self, room: Room, record: LeaseRecord) -> None:
         """Less important models find a card without what this one is about to take."""
@@ -275,8 +274,9 @@ class _Planner:
     def _once_left(self, record: LeaseRecord, room: Room, moves: tuple[Move, ...]) -> _Better:
         config, now = self._config, self._now
         rested = now - record.landed_at >= _residency(record, config)
-        ready = rested and _waited(record, room.device.uuid, True, False, config, now)
-        return _Better(room, moves, roomy=True, rested=rested, ready=ready)
+        uuid = room.device.uuid
+        wait = _wait(record, uuid, True, False, config, now) if rested else math.inf
+        return _Better(room, moves, roomy=True, wait=wait)
 
     def _waits(self, record: LeaseRecord) -> bool:
         """Whether it is on the CPU and may leave it."""
@@ -324,15 +324,15 @@ def _residency(record: LeaseRecord, config: GPUMemoryConfig) -> float:
     return config.min_residency_seconds if record.left_at else 0.0
 
 
-def _waited(
+def _wait(
     record: LeaseRecord,
     uuid: str,
     roomy: bool,
     on_llm_card: bool,
     config: GPUMemoryConfig,
     now: float,
-) -> bool:
-    """Whether a card has had room for long enough for this model.
+) -> float:
+    """Seconds until a card has had room for long enough for this model; 0 or less: it has.
 
     Where it never had to leave a moment will do. A model that had stayed for long before it had
     to leave returns soon; one that was sent away soon after it came waits longer each time.
@@ -353,7 +353,7 @@ def _waited(
     else:
         since = record.roomy_since if on_llm_card else record.better_since
         patience *= 1 if on_llm_card else TIGHT_DWELL_FACTOR
-    return since is not None and now - since >= patience
+    return patience if since is None else patience - (now - since)
 
 
 def _just_enough(candidates: list[LeaseRecord], missing: int) -> list[LeaseRecord]:

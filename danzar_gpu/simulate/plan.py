@@ -62,6 +62,8 @@ class _Card:
     """What the plan has put there so far, by holder, without contexts."""
     entering: list[int]
     """Bytes that must stay free in a stretch because a planned model enters the card there."""
+    expected: list[int]
+    """Bytes beyond what is held that are expected of a model that enters there."""
 
     def ours(self, position: int) -> int:
         held = self.held[position]
@@ -137,6 +139,7 @@ class Plan:
                 tail=_tail(card.release_lag),
                 held=[{} for _ in base[0]],
                 entering=[0] * len(base[0]),
+                expected=[0] * len(base[0]),
             )
             for card, base in zip(self._trace.rig, self._base, strict=True)
         ]
@@ -235,6 +238,7 @@ class Plan:
                 there = card.with_model(after, model.holder, size)
                 room = min(room, card.plain[after] - there)
                 after += 1
+            models += card.expected[position]
             may_stay = room >= max(floor, card.entering[position]) and models <= card.limit
             more = max(0, expected - size)
             has_room = (
@@ -282,9 +286,10 @@ class Plan:
             if offset == 0 or way[offset - 1] != place:
                 config = self._config
                 threshold = int(config.cpu_fallback_threshold_gb * GIB) - size
-                card.entering[position] = max(
-                    card.entering[position], int(config.headroom_gb * GIB), threshold
-                )
+                more = max(0, int(model.need_gb * GIB) - size)
+                headroom = int(config.headroom_gb * GIB) + more
+                card.entering[position] = max(card.entering[position], headroom, threshold)
+                card.expected[position] = max(card.expected[position], more)
             leaves = offset + 1 == len(way) or way[offset + 1] != place
             until = self._points[position + 1] + (card.tail if leaves else 0.0)
             stop = min(bisect_left(self._points, until), len(card.held))
