@@ -29,7 +29,9 @@ def surroundings(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a subject."""
     folder = Path(tempfile.gettempdir()) / "danzar-benchmarks-ultralytics"
     folder.mkdir(exist_ok=True)
-    return {**os.environ, **OFFLINE, "YOLO_CONFIG_DIR": str(folder), **(more or {})}
+    # Compiled modules are kept, as on everybody's machine.
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **OFFLINE, "YOLO_CONFIG_DIR": str(folder), **(more or {})}
 
 
 class SubjectFailed(Exception):

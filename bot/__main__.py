@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# First: it makes what follows quicker.
+from bot import quick_start  # isort: split
+
 from bot import settings as configuration
 from bot.exits import Exit
 from bot.identity import version
@@ -269,6 +272,7 @@ async def _serve(
                 context.run_in_background(work, "reading the configuration again")
 
             async with observed(context):
+                quick_start.over()
                 with reload_on_hangup(stop, reload):
                     return await _talk(args, context, token, stop)
 

@@ -41,6 +41,9 @@ async def measure(run: Run) -> Result:
         run.tell(done / (rounds * len(DESIGNS) + 1), f"start: {DESIGNS[name]}")
         done += 1
 
+    run.tell(0.0, "start: once for the compiled modules")
+    await starting("worker")()
+    memory.clear()
     samples = await interleaved({name: starting(name) for name in DESIGNS}, rounds, step)
     step("worker")
     running = await _running(run)

@@ -24,6 +24,9 @@ from typing import Any
 
 import psutil
 
+# First, as the command line does it.
+from bot import quick_start  # isort: split
+
 from benchmarks.chat import Answers, ask, bot_without_discord, milliseconds, ticking
 from bot import settings as configuration
 from bot.client import DanzarBot
@@ -142,6 +145,7 @@ async def serve(settings: configuration.Settings, film: str, spawned: float, pip
     async with bot_without_discord(settings, SimulatedProbe(), answers) as real:
         bot = Bot(real, answers, film)
         first = await bot.first_status() - spawned
+        quick_start.over()
         print(json.dumps({"ready": True, "seconds": first}), file=pipe, flush=True)
         known: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
             "load": bot.load,
@@ -159,6 +163,7 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if DESIGN in ("imported", "loaded"):
+        quick_start.over()
         import open_clip  # noqa: F401
         import torch  # noqa: F401
         import ultralytics  # noqa: F401
