@@ -311,7 +311,7 @@ class Control:
             moved = True
             await asyncio.sleep(LOOK_EVERY_SECONDS)
         if moved:
-            await asyncio.sleep(RELEASE_SECONDS)
+            await self._manager.shown(name)  # the figures after are those of the driver
 
     async def _look(self, max_age: float) -> None:
         with contextlib.suppress(ProbeError):  # the old figures, then; the status says why
