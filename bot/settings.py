@@ -248,6 +248,20 @@ class VisionSettings(Section):
         title="CPU budget",
         description="Cores that vision may use on the CPU; unset, half of the machine's.",
     )
+    backend: Literal["auto", "openvino", "torch"] = Field(
+        default="auto",
+        title="Backend",
+        description=(
+            "What computes on the CPU. `auto` and `openvino` take OpenVINO, which is faster and "
+            "needs a quarter of the memory, and torch where that fails: models are converted "
+            "once, compared with torch, and kept in the data folder. A card is always torch's."
+        ),
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        title="CUDA graphs",
+        description="Whether a card replays a model's kernels as one launch.",
+    )
     load_timeout_seconds: float = Field(
         default=180.0,
         gt=0,
@@ -261,6 +275,16 @@ class VisionSettings(Section):
         le=600,
         title="Hang limit",
         description="A silent worker is replaced after it.",
+    )
+    worker_memory_limit_gb: float = Field(
+        default=8.0,
+        ge=0,
+        le=1024,
+        title="Worker memory limit",
+        description=(
+            "A worker that holds more GiB of main memory is replaced; 0: never. (The shipped "
+            "models take about 1, CUDA's libraries a few more.)"
+        ),
     )
     idle_release_seconds: float = Field(
         default=300.0,

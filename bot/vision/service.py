@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from bot.settings import Settings
@@ -25,6 +26,7 @@ from bot.vision.reports import FrameReport
 from bot.vision.worker.handle import WorkerGone, WorkerHandle, WorkerRefused
 from bot.vision.worker.protocol import (
     ClipSpec,
+    Computing,
     Destination,
     Done,
     LoadModel,
@@ -400,7 +402,7 @@ class ModelService(ABC):
             request = MoveModel(model=self.name, destination=destination)
         else:
             request = LoadModel(
-                spec=plan.spec,
+                spec=plan.spec.model_copy(update={"computing": self._computing}),
                 destination=destination,
                 may_fall_to_cpu=self._manager.config.fallback_to_cpu,
             )
@@ -408,6 +410,15 @@ class ModelService(ABC):
         placed, _ = await worker.ask(request, Placed, timeout=limit)
         self._in_worker = True
         return placed
+
+    @property
+    def _computing(self) -> Computing:
+        vision = self.settings.vision
+        return Computing(
+            backend=vision.backend,
+            cuda_graphs=vision.cuda_graphs,
+            cache_folder=str(Path(self.settings.data.folder).absolute() / "models"),
+        )
 
     async def _next(self, lease: Lease) -> ModelFell | ModelBroke | Literal["revoked", "idle"]:
         """The next thing that happens: the worker's trouble, a revocation, or nothing for long."""

@@ -62,7 +62,8 @@ def settings_for(yolo: Path | str, clip: Path | str, /, **sections: dict[str, An
             "processing_fps": 20,
             "profiles": {"default": list(CONCEPTS)},
         },
-        "vision": {"hang_timeout_seconds": 4, "cpu_budget": 1},
+        # No conversion for each test's models: test_backends.py has its own.
+        "vision": {"hang_timeout_seconds": 4, "cpu_budget": 1, "backend": "torch"},
     }
     for name, changes in sections.items():
         content.setdefault(name, {}).update(changes)

@@ -34,7 +34,7 @@ class Desk:
         return [request for request in self.asked if isinstance(request, kind)]
 
     async def start_worker(self, threads: int, listener: EventListener) -> WorkerHandle:
-        def load(spec: YoloSpec | ClipSpec, threads: int) -> ScriptedModel:
+        def load(spec: YoloSpec | ClipSpec, *_: object) -> ScriptedModel:
             return ScriptedModel(spec.kind)
 
         self.workers += 1

@@ -56,7 +56,7 @@ def write_config(folder: Path, yolo: Path, clip: Path, **sections: Any) -> Path:
             "confidence_threshold": 0.0,
             "profiles": {"default": list(CONCEPTS)},
         },
-        "vision": {"cpu_budget": 1},
+        "vision": {"cpu_budget": 1, "backend": "torch"},
         **sections,
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

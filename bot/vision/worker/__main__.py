@@ -7,7 +7,6 @@ The process ends when its parent does, however that died.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -27,7 +26,6 @@ from bot.vision.worker.protocol import (
 
 EXIT_POISONED = 70
 EXIT_PROTOCOL = 76
-PR_SET_PDEATHSIG = 1
 
 
 class PipeChannel:
@@ -63,7 +61,7 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     # Ctrl-C is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(arguments.parent)
+    environment.die_with(arguments.parent)
     channel = _take_over_pipes()
     environment.prepare(os.environ, arguments.threads)
     environment.lower_priority()
@@ -76,18 +74,6 @@ def main() -> NoReturn:
     sys.stderr.flush()
     # Threads of libraries must not delay the end.
     os._exit(0)
-
-
-def _die_with(parent: int) -> None:
-    """Linux kills us when the parent dies, even while we are stopped or busy."""
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return  # the end of the pipe tells us, too
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _take_over_pipes() -> PipeChannel:

@@ -166,6 +166,7 @@ class Analysis:
     # --- the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
+        failures = 0
         while not self._stopping.is_set():
             capture = self._capture
             if capture is None:
@@ -184,6 +185,15 @@ class Analysis:
                 return
             except OSError:
                 return  # the bot process is gone
+            except Exception as error:  # a frame of a kind that nobody thought of
+                failures += 1
+                log.exception("%d frames could not be dealt with", len(batch))
+                if failures >= FAILURES_IN_A_ROW:
+                    words = f"no frame could be dealt with any more: {_first_line(error)}"
+                    self._tell(Dying(words=words))
+                    return
+            else:
+                failures = 0
 
     def _end_if_over(self, capture: Capture) -> None:
         ending = capture.ending

@@ -2,118 +2,71 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bot.vision.model_files import CLIP_CONFIG, CLIP_WEIGHTS, FileRefused, check_hash
+from bot.vision.model_files import CLIP_CONFIG, CLIP_WEIGHTS, FileRefused, check_hash, sha256_of
 from bot.vision.reports import Insight
-from bot.vision.worker.backends.residence import Residence
-from bot.vision.worker.devices import CPU, Place, torch_is_ready
-from bot.vision.worker.environment import importing, use_threads
-from bot.vision.worker.models import ModelError, size_of
+from bot.vision.worker.backends.conversion import NoConversion, converted, in_the_background
+from bot.vision.worker.clip_pictures import Preprocess
+from bot.vision.worker.devices import CPU, Place
+from bot.vision.worker.environment import one_thread_for_opencv
+from bot.vision.worker.models import ModelError
+from bot.vision.worker.phrases import Phrases
 from bot.vision.worker.protocol import ClipSpec
+from bot.vision.worker.tokens import Tokens
 
-TEXT_BATCH = 32
-KEPT_PHRASES = 512
-"""Single phrases whose embeddings are kept; people may ask for any."""
-
-
-class Preprocess:
-    """open_clip's picture transform on uint8 tensors: same result, without PIL."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        size = config.get("size", 224)
-        self.height, self.width = (size, size) if isinstance(size, int) else (size[0], size[1])
-        self._mean = tuple(config["mean"])
-        self._std = tuple(config["std"])
-        self._mode = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
-        self._resize_mode = config.get("resize_mode", "shortest")
-        self._fill = int(config.get("fill_color", 0) or 0)
-
-    def __call__(self, images: Sequence[np.ndarray], device: Any) -> Any:
-        """BGR uint8 images to a normalised float tensor, N x 3 x height x width."""
-        import torch
-
-        resized = torch.cat([self._fit(image, device) for image in images])
-        mean = torch.tensor(self._mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(self._std, device=device).view(1, 3, 1, 1)
-        return resized.float().div_(255).sub_(mean).div_(std)
-
-    def _fit(self, image: np.ndarray, device: Any) -> Any:
-        import torch
-
-        height, width = image.shape[:2]
-        new_height, new_width = self._target(height, width)
-        tensor = torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0)
-        if device.type != "cpu":
-            tensor = tensor.float()  # only the CPU resizes uint8
-        if (new_height, new_width) != (height, width):
-            tensor = torch.nn.functional.interpolate(
-                tensor, (new_height, new_width), mode=self._mode, antialias=True
-            )
-        if device.type != "cpu":
-            tensor = tensor.round_().clamp_(0, 255)
-        return self._centre(tensor).flip(1)
-
-    def _target(self, height: int, width: int) -> tuple[int, int]:
-        if self._resize_mode == "squash":
-            return self.height, self.width
-        if self._resize_mode == "longest":
-            ratio = max(height / self.height, width / self.width)
-            return max(1, round(height / ratio)), max(1, round(width / ratio))
-        if self.height == self.width:  # torchvision's Resize truncates the longer side
-            short = self.height
-            if height <= width:
-                return short, int(short * width / height)
-            return int(short * height / width), short
-        ratio = min(height / self.height, width / self.width)
-        return round(height / ratio), round(width / ratio)
-
-    def _centre(self, tensor: Any) -> Any:
-        """Crop what is too much, fill what is missing, both evenly."""
-        import torch
-
-        height, width = tensor.shape[-2:]
-        if height > self.height:
-            top = round((height - self.height) / 2)
-            tensor = tensor[..., top : top + self.height, :]
-        if width > self.width:
-            left = round((width - self.width) / 2)
-            tensor = tensor[..., left : left + self.width]
-        down, right = self.height - tensor.shape[-2], self.width - tensor.shape[-1]
-        if down or right:
-            padding = (right // 2, right - right // 2, down // 2, down - down // 2)
-            tensor = torch.nn.functional.pad(tensor, padding, value=self._fill)
-        return tensor
+if TYPE_CHECKING:
+    from bot.vision.worker.backends.cache import Converted
+    from bot.vision.worker.backends.openvino import Network
+    from bot.vision.worker.backends.torch_clip import TorchClip
 
 
 class Labeller:
-    """An open_clip model with the phrases' embeddings, which are computed once."""
+    """An open_clip model with the phrases' embeddings, which are computed once.
 
-    def __init__(self, model: Any, tokenizer: Any, preprocess: Preprocess, spec: ClipSpec) -> None:
-        self._model = model
-        self._residence = Residence(model)
-        self._tokenizer = tokenizer
-        self._preprocess = preprocess
+    It has OpenVINO's networks, torch's model, or both: torch is opened for a card, and for the
+    CPU where OpenVINO can't be had.
+    """
+
+    def __init__(
+        self,
+        spec: ClipSpec,
+        threads: int,
+        torch_clip: TorchClip | None,
+        ready: Converted | None,
+        phrases: Phrases,
+        note: str = "",
+    ) -> None:
         self._spec = spec
-        self._embeddings: dict[tuple[str, ...], Any] = {}
-        self._asked: OrderedDict[str, Any] = OrderedDict()
+        self._threads = threads
+        self._torch = torch_clip
+        self._ready = ready
+        self._network: Network | None = None
+        facts: dict[str, Any] = ready.facts if ready else torch_clip.facts if torch_clip else {}
+        self._scale: float = facts["scale"]
+        self._context_length: int = facts["context_length"]
+        self._preprocess = Preprocess(facts["preprocess"])
+        self._phrases = phrases
+        self._text: tuple[tuple[str, ...], np.ndarray] = ((), np.zeros((0, 0), np.float32))
         self.concepts = spec.concepts
         self.batch_size = spec.batch_size
-        self.notes: tuple[str, ...] = ()
         self.place = CPU
-        self._at = CPU.device
-        """Where the weights are: with a parked model not where its place is."""
+        self._notes = (note,) if note else ()
+        one_thread_for_opencv()
 
     @classmethod
-    def load(cls, spec: ClipSpec, threads: int) -> Labeller:
-        """Open the model on the CPU.
+    def load(
+        cls,
+        spec: ClipSpec,
+        threads: int,
+        place: Place = CPU,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Labeller:
+        """Open the model in host memory, with what it takes to compute on ``place``.
 
         Raises:
             ModelError: the folder lacks a file, the weights are not the pinned ones, or the two
@@ -128,73 +81,64 @@ class Labeller:
             check_hash(weights, spec.sha256)
         except FileRefused as error:
             raise ModelError(error.what, error.remedy) from error
-        with importing():
-            import open_clip
-            import torch  # noqa: F401
-            from open_clip.transform import PreprocessCfg
-            from safetensors import SafetensorError
-
-            use_threads(threads)
-            torch_is_ready()
-        try:
-            described = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
-            config = described["model_cfg"]
-            model: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-            open_clip.load_checkpoint(model, str(weights))
-            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-            picture = described.get("preprocess_cfg", {})
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            AssertionError,
-            SafetensorError,
-        ) as error:
-            first = (str(error).strip().splitlines() or [""])[0][:200]
-            raise ModelError(
-                f"{folder.name} is no open_clip model ({type(error).__name__}: {first})",
-                "fetch it again with `danzar models pull`",
-            ) from error
-        model.eval()
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        defaults = PreprocessCfg(size=config["vision_cfg"].get("image_size", 224))
-        merged = {
-            key: picture.get(key) or getattr(defaults, key)
-            for key in ("size", "mean", "std", "interpolation", "resize_mode", "fill_color")
-        }
-        return cls(model, tokenizer, Preprocess(merged), spec)
+        ready, note = None, ""
+        wish = spec.computing
+        if wish.backend != "torch" and wish.cache_folder:
+            order = ("clip", folder, _hash(spec), Path(wish.cache_folder), threads)
+            if place.on_card:
+                # For the day on which it has to leave the card.
+                in_the_background(lambda: converted(*order))
+            else:
+                try:
+                    ready = converted(*order, say)
+                except NoConversion as error:
+                    note = f"CLIP computes with torch on the CPU, not OpenVINO: {error}"
+        kept = (
+            Path(wish.cache_folder) / f"phrases-{_hash(spec)[:24]}" if wish.cache_folder else None
+        )
+        torch_clip = None if ready else _opened(spec, threads)
+        return cls(spec, threads, torch_clip, ready, Phrases(kept), note)
 
     @property
-    def weights_bytes(self) -> int:
-        return size_of(self._model)
-
-    def move(self, place: Place) -> None:
-        if place.on_card:
-            self._residence.to_card(place.device, half=False)
-        else:
-            self._residence.for_cpu()
-        self._take_phrases(place.device)
-        self.place = place
-
-    def park(self) -> None:
-        self._residence.to_host()
-        self._take_phrases("cpu")
+    def notes(self) -> tuple[str, ...]:
+        more = self._torch.note if self._torch and self.place.on_card else ""
+        return (*self._notes, *((more,) if more else ()))
 
     @property
     def backend(self) -> str:
-        return "torch f32"
+        if self._network is not None and self._ready is not None:
+            return f"OpenVINO {self._ready.precision}"
+        return self._torch.backend if self._torch else ""
 
-    def _take_phrases(self, device: str) -> None:
-        self._at = device
-        self._embeddings = {k: v.to(device) for k, v in self._embeddings.items()}
-        self._asked = OrderedDict((k, v.to(device)) for k, v in self._asked.items())
+    @property
+    def weights_bytes(self) -> int:
+        if self._torch is not None and (self.place.on_card or self._ready is None):
+            return self._torch.weights_bytes
+        return int(self._ready.facts["weights_bytes"]) if self._ready else 0
+
+    def move(self, place: Place) -> None:
+        if place.on_card:
+            self._torch = self._torch or _opened(self._spec, self._threads)
+            self._network = None
+            self._torch.to_card(place.device)
+        elif self._converted() is not None:
+            if self._torch is not None:
+                self._torch.leave()
+            self._network = self._network or self._compiled()
+        else:
+            self._torch = self._torch or _opened(self._spec, self._threads)
+            self._torch.for_cpu()
+        self.place = place
+
+    def park(self) -> None:
+        """On a card the host copy stays. On the CPU OpenVINO's compiled networks go, which are
+        made anew from the file; torch's weights stay, they are the host copy."""
+        self._network = None
+        if self._torch is not None:
+            self._torch.leave()
 
     def use_concepts(self, concepts: tuple[str, ...]) -> None:
-        """Choose from other phrases from now on."""
-        self._text(concepts)
+        """Choose from other phrases from now on; they are encoded when a frame comes."""
         self.concepts = concepts
 
     def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Insight, ...]]:
@@ -214,14 +158,11 @@ class Labeller:
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Softmax over the phrases, one row an image."""
-        import torch
-
-        with torch.inference_mode():
-            text = self._text(self.concepts)
-            pictures = self._preprocess(images, torch.device(self._at))
-            features = self._model.encode_image(pictures, normalize=True).float()
-            scale = math.exp(float(self._model.logit_scale))
-            return (scale * features @ text.T).softmax(dim=-1).cpu().numpy()
+        if self._text[0] != self.concepts:
+            self._text = (self.concepts, self._phrases.embedded(self.concepts, self._encoded))
+        logits = self._scale * (self.features(images) @ self._text[1].T)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
 
     def log_odds(
         self, image: np.ndarray, phrases: Sequence[str], background: Sequence[str]
@@ -231,46 +172,69 @@ class Labeller:
         A logit is CLIP's scale x the cosine of phrase and picture. 0 means: it fits as well as
         the best of the neutral phrases.
         """
-        import torch
+        text = self._phrases.embedded((*phrases, *background), self._encoded)
+        logits = self._scale * (self.features([image]) @ text.T)[0]
+        return tuple((logits[: len(phrases)] - logits[len(phrases) :].max()).tolist())
 
-        with torch.inference_mode():
-            text = self._phrases((*phrases, *background))
-            features = self._model.encode_image(
-                self._preprocess([image], torch.device(self._at)), normalize=True
-            ).float()
-            scale = math.exp(float(self._model.logit_scale))
-            logits = scale * (features @ text.T)[0].cpu()
-            return tuple((logits[: len(phrases)] - logits[len(phrases) :].max()).tolist())
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """One row an image, float32, of length 1."""
+        if self._network is None:
+            assert self._torch is not None
+            return self._torch.features(images)
+        batch = self._preprocess.arrays(images)
+        # One by one: on the CPU a batch is hardly faster, and each size would be compiled.
+        return np.concatenate([self._network(batch[i : i + 1]).copy() for i in range(len(batch))])
 
-    def _phrases(self, phrases: Sequence[str]) -> Any:
-        """Embeddings of single phrases, each computed once while it is remembered."""
-        import torch
+    def _encoded(self, phrases: Sequence[str]) -> np.ndarray:
+        if self._ready is None or self._torch is not None:
+            assert self._torch is not None
+            return self._torch.text(phrases)
+        from bot.vision.worker.backends.openvino import Network
 
-        missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._asked]
-        if missing:
-            self._asked.update(zip(missing, self._encoded(missing), strict=True))
-        rows = [self._asked[phrase] for phrase in phrases]
-        for phrase in phrases:
-            self._asked.move_to_end(phrase)
-        while len(self._asked) > KEPT_PHRASES:
-            self._asked.popitem(last=False)
-        return torch.stack(rows)
+        # New phrases are rare: the network for them need not stay in memory.
+        network = Network(self._ready.network("text"), self._threads, "f32")
+        tokens = Tokens(self._context_length)(phrases)
+        return np.concatenate([network(tokens[i : i + 1]).copy() for i in range(len(tokens))])
 
-    def _text(self, concepts: tuple[str, ...]) -> Any:
-        known = self._embeddings.get(concepts)
-        if known is None:
-            known = self._embeddings[concepts] = self._encoded(concepts)
-        return known
+    def _converted(self) -> Converted | None:
+        """OpenVINO's files, if they lie ready: who leaves a card has no time to make them."""
+        wish = self._spec.computing
+        if self._ready is None and wish.backend != "torch" and wish.cache_folder:
+            try:
+                cache = Path(wish.cache_folder)
+                self._ready = converted(
+                    "clip",
+                    Path(self._spec.folder),
+                    _hash(self._spec),
+                    cache,
+                    self._threads,
+                    make=False,
+                )
+            except (NoConversion, OSError):
+                return None
+        return self._ready
 
-    def _encoded(self, phrases: Sequence[str]) -> Any:
-        import torch
+    def _compiled(self) -> Network:
+        from bot.vision.worker.backends.openvino import Network
 
-        with torch.inference_mode():
-            parts = [
-                self._model.encode_text(
-                    self._tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self._at),
-                    normalize=True,
-                ).float()
-                for i in range(0, len(phrases), TEXT_BATCH)
-            ]
-            return torch.cat(parts)
+        assert self._ready is not None
+        return Network(
+            self._ready.network("clip"),
+            self._threads,
+            self._ready.precision,
+            mean=tuple(255 * v for v in self._preprocess.mean),
+            scale=tuple(255 * v for v in self._preprocess.std),
+        )
+
+
+def _opened(spec: ClipSpec, threads: int) -> TorchClip:
+    from bot.vision.worker.backends.torch_clip import TorchClip
+
+    return TorchClip.open(Path(spec.folder), threads, graphs=spec.computing.cuda_graphs)
+
+
+def _hash(spec: ClipSpec) -> str:
+    """The weights' hash and the configuration's: either changes what the model says."""
+    folder = Path(spec.folder)
+    weights = spec.sha256 or sha256_of(folder / CLIP_WEIGHTS)
+    return weights[:32] + sha256_of(folder / CLIP_CONFIG)[:32]

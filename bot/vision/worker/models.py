@@ -33,7 +33,11 @@ class VisionModel(Protocol):
 
     batch_size: int
     place: Place
-    notes: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about it where it is now."""
+        ...
 
     @property
     def backend(self) -> str:
@@ -72,6 +76,12 @@ def try_out(model: VisionModel) -> Sizes:
     peak = torch.cuda.max_memory_allocated(place.device) - before
     give_back()
     return Sizes(model.weights_bytes, peak)
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of an error, for people."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def size_of(module: Any) -> int:

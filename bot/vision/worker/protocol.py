@@ -49,6 +49,16 @@ class Destination(Message):
     """Hard cap for this process on the card."""
 
 
+class Computing(Message):
+    """What shall compute, and where what it needs is kept."""
+
+    backend: Literal["auto", "torch", "openvino"] = "torch"
+    """On the CPU; a card is always torch's."""
+    cuda_graphs: bool = True
+    cache_folder: str | None = None
+    """For converted models and embeddings of phrases; ``None``: nothing is kept."""
+
+
 class YoloSpec(Message):
     """A YOLO checkpoint and what is asked of it."""
 
@@ -62,6 +72,7 @@ class YoloSpec(Message):
     max_detections: int
     batch_size: int
     image_size: int | None = None
+    computing: Computing = Computing()
 
 
 class ClipSpec(Message):
@@ -74,6 +85,7 @@ class ClipSpec(Message):
     confidence_threshold: float
     max_insights: int
     batch_size: int
+    computing: Computing = Computing()
 
 
 class Held(Message):

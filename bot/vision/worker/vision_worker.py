@@ -15,6 +15,7 @@ from bot.vision.worker.analysis import Analysis, Seat
 from bot.vision.worker.capture import Capture, inbox_for
 from bot.vision.worker.devices import (
     CPU,
+    Place,
     PlaceError,
     give_back,
     held,
@@ -60,18 +61,21 @@ from bot.vision.worker.protocol import (
 
 log = logging.getLogger("bot.vision.worker")
 
-Loader = Callable[[YoloSpec | ClipSpec, int], VisionModel]
+Loader = Callable[[YoloSpec | ClipSpec, int, Place, Callable[[str], None]], VisionModel]
+"""(specification, threads, where it will compute, what it is at) -> the model, in host memory."""
 
 
-def load_model(spec: YoloSpec | ClipSpec, threads: int) -> VisionModel:
-    """The model of a specification, on the CPU. Imports torch. Raises ``ModelError``."""
+def load_model(
+    spec: YoloSpec | ClipSpec, threads: int, place: Place, say: Callable[[str], None]
+) -> VisionModel:
+    """The model of a specification, in host memory. Raises ``ModelError``."""
     if isinstance(spec, YoloSpec):
         from bot.vision.worker.detector import Detector
 
-        return Detector.load(spec, threads)
+        return Detector.load(spec, threads, place, say)
     from bot.vision.worker.labeller import Labeller
 
-    return Labeller.load(spec, threads)
+    return Labeller.load(spec, threads, place, say)
 
 
 class VisionWorker:
@@ -217,10 +221,15 @@ class VisionWorker:
         name: ModelName = request.spec.kind
         began = time.monotonic()
         self._tell(Progress(model=name, text="opening", fraction=0.1))
-        model = self._loader(request.spec, self._threads)
+        place = resolve(request.destination)
+
+        def say(text: str) -> None:
+            self._tell(Progress(model=name, text=text, fraction=0.2))
+
+        model = self._loader(request.spec, self._threads, place, say)
         self._tell(Progress(model=name, text="placing", fraction=0.6))
         seat = Seat(name, model, request.may_fall_to_cpu)
-        answer, waited = self._settle(seat, request.destination)
+        answer, waited = self._settle(seat, place)
         if isinstance(answer, Placed):
             self._analysis.put(seat)
             self._tell(Progress(model=name, text="ready", fraction=1.0))
@@ -234,7 +243,7 @@ class VisionWorker:
         with self._analysis.lock:
             began = time.monotonic()
             before, was_parked = seat.model.place, seat.parked
-            answer, _ = self._settle(seat, destination)
+            answer, _ = self._settle(seat, resolve(destination))
             if isinstance(answer, Placed):
                 seat.parked = seat.wanted = False
                 answer = answer.model_copy(update={"seconds": time.monotonic() - began})
@@ -257,9 +266,8 @@ class VisionWorker:
                 give_back()
             return Parked(seconds=time.monotonic() - began)
 
-    def _settle(self, seat: Seat, destination: Destination) -> tuple[Reply, float]:
+    def _settle(self, seat: Seat, place: Place) -> tuple[Reply, float]:
         """Put a model where it shall live and try it there; how long a batch was waited for."""
-        place = resolve(destination)
         asked = began = time.monotonic()
         try:
             # A trial computes: it takes its turn with the frames.

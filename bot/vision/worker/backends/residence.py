@@ -89,7 +89,9 @@ def pinned(tensor: Any, device: Any) -> Any:
     """The tensor in page-locked memory, where the system gives some."""
     import torch
 
-    tensor = tensor.detach().contiguous()
+    tensor = tensor.detach()
+    flat = torch.contiguous_format if tensor.dim() != 4 else torch.channels_last
+    tensor = tensor.contiguous(memory_format=flat)
     if torch.device(device).type != "cuda":
         return tensor
     try:
