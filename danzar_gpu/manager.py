@@ -20,7 +20,7 @@ from danzar_gpu.card_news import card_news
 from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.fit import Fit, fit
-from danzar_gpu.history import Event, HistoryStore, Measurement, Sample
+from danzar_gpu.history import Event, HistoryStore, Measurement, MoveRecord, Sample
 from danzar_gpu.holders import Holding, Shares, holdings_of, shares_of
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
@@ -463,6 +463,11 @@ class GPUMemoryManager:
     def parked(self, words: str) -> None:
         """Record that a holder gave memory back because it has nothing to do."""
         self._note("parked", words)
+
+    def trimmed(self, words: str, record: MoveRecord) -> None:
+        """Record that a holder gave unused memory back, and what it was worth."""
+        self._note("trimmed", words)
+        self.records.moved(record)
 
     def decided(self, words: str) -> None:
         """Record what a person decided, in words that name who."""
