@@ -18,6 +18,7 @@ from bot.vision.clip import ClipService
 from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.service import HOLDER, ModelService, ServiceStatus
+from bot.vision.trimming import Trimmer
 from bot.vision.watchdog import Verdict, Watched, watch_over
 from bot.vision.worker.handle import (
     ProcessWorker,
@@ -99,6 +100,7 @@ class VisionPipeline:
         self._every_frame = every_frame
         self._clock = clock
         self._clip = ClipService(settings, manager)
+        self._trimmer = Trimmer(manager)
         self._services: dict[str, ModelService] = {
             "yolo": YoloService(settings, manager),
             "clip": self._clip,
@@ -493,7 +495,7 @@ class VisionPipeline:
             settings=lambda: self._settings.vision,
             loading=lambda: any(s.status.state in ("loading", "moving") for s in services),
             snapshot=lambda: self._manager.snapshot,
-            heard=lambda pong: self._hold(worker, pong),
+            heard=lambda pong: self._look_after(worker, pong),
         )
         try:
             verdict = await watch_over(worker, watched)
@@ -513,6 +515,12 @@ class VisionPipeline:
         for name in self._services:
             if f"{OFFLOAD}{name}" not in chosen:
                 self._manager.restore(name)
+
+    async def _look_after(self, worker: WorkerHandle, pong: Pong) -> None:
+        self._hold(worker, pong)
+        trimmed = await self._trimmer.trim(worker, pong)
+        if trimmed is not None:
+            self._hold(worker, trimmed)
 
     def _hold(self, worker: WorkerHandle, pong: Pong) -> None:
         self._counts = pong.counts
