@@ -9,7 +9,7 @@ ARGS ?=
 PIP_INSTALL = $(BIN)/python -m pip install $$([ -t 2 ] || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test docs bench clean
+.PHONY: help run test audit lock docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,21 @@ test: $(VENV)/.installed-test ## linter, formatter, type checker, every test
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q --no-fold-skipped --durations=15 $(ARGS)
+
+audit: $(VENV)/.installed-test ## look the locked packages up among the known vulnerabilities
+	@$(BIN)/python tools/audit.py requirements/vision.txt
+
+# For every Python and system that Danzar runs on; the image is installed from these files alone.
+LOCK = $(BIN)/python -m uv pip compile --quiet --no-config --universal --fork-strategy fewest \
+  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+  --custom-compile-command "make lock"
+lock: $(VENV)/.installed-test ## write requirements/ from pyproject.toml (LOCK_ARGS=--upgrade: newest)
+	@$(PIP_INSTALL) uv
+	@$(LOCK) $(LOCK_ARGS) pyproject.toml --output-file requirements/bot.txt
+	@$(LOCK) $(LOCK_ARGS) pyproject.toml --extra vision --output-file requirements/vision.txt
+	@$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(LOCK) $(LOCK_ARGS) - --output-file requirements/build.txt
 
 docs: $(VENV)/.installed-demo ## write docs/configuration.md from the models of bot/settings.py
 	@$(BIN)/python -m bot.settings_docs > docs/configuration.md.new
