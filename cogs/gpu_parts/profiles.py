@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cogs.host import Host
 
 PER_PAGE = 4
-SHOWN_MOVES = 3
+SHOWN_MOVES = 2
 
 
 def profile_pages(host: Host, profiles: Sequence[ModelProfile]) -> list[discord.Embed]:
