@@ -325,6 +325,9 @@ def check_capture(answer: dict[str, Any], settings: Settings) -> Iterator[Findin
         remedy = answer.get("remedy") or "see docs/configuration.md, section capture"
         yield Finding("capture", "failure", answer["failed"], remedy)
         return
+    if "waiting" in answer:
+        yield Finding("capture", "warning", answer["waiting"], answer["remedy"])
+        return
     width, height = answer["size"]
     what = f"{answer['description']}, {width} × {height} pixels"
     if settings.capture.source == "auto" and answer["source"] == "scene":

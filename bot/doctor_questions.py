@@ -26,7 +26,7 @@ def ask_torch() -> dict[str, Any]:
 def ask_capture(section: dict[str, Any]) -> dict[str, Any]:
     """Take one frame from the configured source."""
     from bot.settings import CaptureSettings
-    from bot.vision.frames import SourceError, open_source
+    from bot.vision.frames import SourceError, SourceWaiting, open_source
 
     try:
         source = open_source(CaptureSettings.model_validate(section))
@@ -34,6 +34,8 @@ def ask_capture(section: dict[str, Any]) -> dict[str, Any]:
             frame = source.grab()
         finally:
             source.close()
+    except SourceWaiting as error:
+        return {"waiting": error.what, "remedy": error.remedy}
     except SourceError as error:
         return {"failed": error.what, "remedy": error.remedy}
     if frame is None:

@@ -32,8 +32,10 @@ from bot.capture_wire import (
     WireError,
     knock,
 )
+from bot.doctor import check_capture
+from bot.doctor_questions import ask_capture
 from bot.exits import Exit
-from bot.settings import CaptureSettings
+from bot.settings import CaptureSettings, Settings
 from bot.vision.frames import MAX_PIXELS, SourceError, SourceWaiting, open_source
 from bot.vision.remote import RemoteSource
 from bot.vision.worker.handle import ProcessWorker
@@ -49,6 +51,12 @@ def eventually(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it never came: {what}"
         time.sleep(0.01)
+
+
+def free_port() -> str:
+    """An address of this machine at which nobody listens now."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def encoded(colour: tuple[int, int, int] = (200, 30, 60), form: str = "JPEG") -> bytes:
@@ -438,13 +446,13 @@ async def test_the_vision_worker_sees_what_danzar_capture_sends(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DANZAR_CAPTURE_SECRET", SECRET.decode())
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    listen = free_port()
+    _, port = parse_address(listen)
     heard: list[Reply] = []
     worker = await ProcessWorker.start(1, heard.append)
     try:
         order = StartCapture(
-            capture=CaptureSettings(source="remote", listen=f"127.0.0.1:{port}", fps=50),
+            capture=CaptureSettings(source="remote", listen=listen, fps=50),
             yolo_fps=5,
             clip_fps=1,
             every_frame=False,
@@ -461,3 +469,16 @@ async def test_the_vision_worker_sees_what_danzar_capture_sends(
         await worker.close()
     assert report.source == "remote"
     assert (report.width, report.height) == (1280, 720)
+
+
+def test_the_doctor_says_that_no_sender_is_there_and_calls_it_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DANZAR_CAPTURE_SECRET", SECRET.decode())
+    monkeypatch.setattr("bot.vision.remote.WAIT_SECONDS", 0.05)
+    settings = Settings.model_validate({"capture": {"source": "remote", "listen": free_port()}})
+    answer = ask_capture(settings.capture.model_dump(mode="json"))
+    (finding,) = check_capture(answer, settings)
+    assert finding.state == "warning"
+    assert "no sender is connected" in finding.what
+    assert "danzar capture --to" in finding.remedy
