@@ -397,19 +397,22 @@ class ModelService(ABC):
 
     async def _put(self, worker: WorkerHandle, plan: Plan, device: str) -> Placed:
         """Where it shall be: from the worker's own copy if it has one, else from its file."""
-        destination = self._destination(device)
         if self._in_worker:
-            request = MoveModel(model=self.name, destination=destination)
+            request = MoveModel(model=self.name, destination=self._destination(device))
         else:
-            request = LoadModel(
-                spec=plan.spec.model_copy(update={"computing": self._computing}),
-                destination=destination,
-                may_fall_to_cpu=self._manager.config.fallback_to_cpu,
-            )
+            request = self.load_request(plan, device)
         limit = self.settings.vision.load_timeout_seconds
         placed, _ = await worker.ask(request, Placed, timeout=limit)
         self._in_worker = True
         return placed
+
+    def load_request(self, plan: Plan, device: str) -> LoadModel:
+        """What the worker is asked for: ``danzar bench`` asks for the same."""
+        return LoadModel(
+            spec=plan.spec.model_copy(update={"computing": self._computing}),
+            destination=self._destination(device),
+            may_fall_to_cpu=self._manager.config.fallback_to_cpu,
+        )
 
     @property
     def _computing(self) -> Computing:
