@@ -23,6 +23,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import discord
 from discord import app_commands
 from discord.ext import commands
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 
 SILENT = ""
 """An error that is not answered."""
+
+UNDELIVERED = (discord.HTTPException, aiohttp.ClientError, OSError, TimeoutError)
+"""What a post to Discord may end with: refused, or the connection was cut."""
 
 IN_OUR_WORDS = (VisionUnavailable, ProbeError, AdmissionRefused)
 """Failures whose message was written for people."""
@@ -89,7 +93,7 @@ class ErrorAnswers(commands.Cog, name="Errors", command_attrs={"hidden": True}):
                 await interaction.followup.send(text, ephemeral=True)
             else:
                 await interaction.response.send_message(text, ephemeral=True)
-        except discord.HTTPException as refused:
+        except UNDELIVERED as refused:
             log.warning("could not answer a failed slash command: %s", refused)
 
     def _unexpected_if_defect(
@@ -198,6 +202,9 @@ def _known(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | None
     if isinstance(error, discord.Forbidden):
         log.warning("Discord did not allow an answer: %s", error)
         return texts.NO_POSTING
+    if isinstance(error, UNDELIVERED):
+        log.warning("an answer to %r was not delivered: %s", ctx.invoked_with, error)
+        return texts.NOT_TAKEN
     return None
 
 
@@ -217,8 +224,8 @@ async def say(ctx: commands.Context[DanzarBot], text: str) -> None:
     """Answer; to a slash command only the asker sees it."""
     try:
         await ctx.send(shortened(text, 2000), ephemeral=ctx.interaction is not None)
-    except discord.HTTPException as error:
-        log.warning("could not answer in channel %s: %s", ctx.channel, error)
+    except UNDELIVERED as error:
+        log.warning("could not answer in channel %s (%s): %s", ctx.channel.id, ctx.channel, error)
 
 
 async def setup(bot: DanzarBot) -> None:

@@ -30,6 +30,7 @@ NO_POSTING = (
     "I lack a permission here: I need to send messages, embed links and attach files. A server "
     "manager can give it to my role in this channel."
 )
+NOT_TAKEN = "⚠️ Discord did not take my answer. Please ask again."
 OUR_WORDS = "⚠️ {reason}"
 DEFECT = (
     "💥 Sorry, something went wrong that I did not expect. "
