@@ -17,7 +17,7 @@ TIME_LIMIT_SECONDS = 30.0
 MOST_POINTS = 600
 """More than a phone shows; longer histories are thinned out before."""
 
-HEIGHTS = {1: 3.6, 2: 2.5, 3: 1.9}
+HEIGHTS = {1: 3.0, 2: 2.0, 3: 1.55}
 """Inches for each card, by their number: chat shows a wide picture larger than a tall one."""
 BACKGROUND = "#2b2d31"
 INK = "#f2f3f5"
@@ -105,8 +105,9 @@ def draw(request: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     cards = request["cards"]
-    height = 0.9 + len(cards) * HEIGHTS.get(len(cards), 1.7)
-    figure = Figure(figsize=(8, height), dpi=125, facecolor=BACKGROUND)
+    height = 1.2 + len(cards) * HEIGHTS.get(len(cards), 1.35)
+    # Six inches, not more: on a phone the picture is half as wide, and so are its words.
+    figure = Figure(figsize=(6, height), dpi=1000 / 6, facecolor=BACKGROUND)
     axes = figure.subplots(len(cards), 1, squeeze=False, sharex=True)[:, 0]
     for axis, card in zip(axes, cards, strict=True):
         at = [datetime.fromtimestamp(t) for t in card["at"]]
@@ -119,10 +120,12 @@ def draw(request: dict[str, Any]) -> bytes:
         axis.axhline(total * card["warn_percent"] / 100, color="#f23f43", ls="--", lw=1.5)
         axis.text(
             0.995,
-            card["warn_percent"] / 100 + 0.01,
+            card["warn_percent"] / 100 - 0.03,
             f"{card['warn_percent']:g} %",
             transform=axis.transAxes,
             ha="right",
+            va="top",
+            bbox={"facecolor": BACKGROUND, "edgecolor": "none", "alpha": 0.6, "pad": 1},
             color="#f23f43",
             fontsize=12,
         )
@@ -144,15 +147,22 @@ def draw(request: dict[str, Any]) -> bytes:
             if label not in labels:
                 handles.append(handle)
                 labels.append(label)
-    locator = mdates.AutoDateLocator(maxticks=6)
+    locator = mdates.AutoDateLocator(minticks=2, maxticks=5)
     axes[-1].xaxis.set_major_locator(locator)
-    axes[-1].xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    axes[-1].xaxis.set_major_formatter(
+        mdates.ConciseDateFormatter(
+            locator,
+            formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%H:%M:%S"],
+            zero_formats=["", "%Y", "%b", "%d %b", "%H:%M", "%H:%M"],
+            show_offset=False,
+        )
+    )
     axes[-1].margins(x=0)
-    figure.suptitle(request["title"], color=INK, fontsize=18, x=0.02, ha="left")
-    legend = figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=13, frameon=False)
+    figure.suptitle(request["title"], color=INK, fontsize=15, x=0.02, ha="left")
+    legend = figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=13, frameon=False)
     for text in legend.get_texts():
         text.set_color(INK)
-    figure.tight_layout(rect=(0, 0.7 / height, 1, 1 - 0.1 / height))
+    figure.tight_layout(rect=(0, 0.75 / height, 1, 1 - 0.05 / height))
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor=BACKGROUND)
     return out.getvalue()

@@ -222,9 +222,9 @@ def offload(chat: Chat) -> None:
 
 def watch(chat: Chat) -> None:
     """What appears in the scene by itself, and the list."""
-    chat.ask_until("!vision watch boss", "boss")
+    chat.ask_until("!vision watch player", "player")
     chat.picture("sighting", chat.shown("There since|Gone since"))
-    chat.picture("watch", chat.ask_until("!vision watch list", "boss"))
+    chat.picture("watch", chat.ask_until("!vision watch list", "player"))
 
 
 def alert(chat: Chat) -> None:
