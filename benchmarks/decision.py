@@ -11,7 +11,8 @@ import time
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import Footprint, HolderMemory, Ledger, Request
 from danzar_gpu.memory import GIB, DeviceMemory, GpuProcess, MemorySnapshot
-from danzar_gpu.placement import place, rebalance
+from danzar_gpu.placement import place
+from danzar_gpu.rebalance import rebalance
 from danzar_gpu.simulate import POLICIES, Trace, play
 
 CARDS = 8

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import LeaseRecord, Ledger, Request
 from danzar_gpu.memory import MemorySnapshot, gib
-from danzar_gpu.room import Room, available_words, fits, order, rooms, shortage, want_on
+from danzar_gpu.room import Room, available_words, fits, order, rooms, shortage, want_on, wants
 from danzar_gpu.trust import PLAIN, Outlook
 
 NO_DEVICE = "No GPU devices available with sufficient memory"
@@ -64,12 +64,14 @@ def choose(
     margin_bytes: int = 0,
 ) -> Placement:
     """``place`` for rooms that were computed already."""
-    room = first_fit(request, all_rooms, ledger, config, exclude, margin_bytes)
+    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in exclude]
+    wanted = wants(request, open_rooms, ledger, config, margin_bytes)
+    room = _first([room for room, want in wanted if fits(room, want)], config)
     if room is not None:
         reason = f"{available_words(room)}{_measured_words(request)}"
         return Placement(room.device.device, reason, room.device.uuid)
-    ordered = order((r.device for r in all_rooms.values() if r.device.uuid not in exclude), config)
-    if may_evict:
+    ordered = order((r.device for r in open_rooms), config)
+    if may_evict and any(r.request.priority < request.priority for r in ledger):
         for device in ordered:
             room = all_rooms[device.index]
             if victims := victims_for(request, room, ledger, config):
@@ -80,11 +82,8 @@ def choose(
                     device.uuid,
                     tuple(v.lease_id for v in victims),
                 )
-    why: list[str] = []
-    for device in ordered:
-        want = want_on(request, device.uuid, ledger, config, margin_bytes)
-        if (problem := shortage(all_rooms[device.index], want)) is not None:
-            why.append(problem)
+    problems = {room.device.index: shortage(room, want) for room, want in wanted}
+    why = [problem for d in ordered if (problem := problems[d.index]) is not None]
     if not all_rooms:
         why.append("no NVIDIA GPU was found")
     return _no_card(why, config)
@@ -107,15 +106,16 @@ def first_fit(
     margin_bytes: int = 0,
 ) -> Room | None:
     """The first card in the guide's order that has room."""
-    fitting = [
-        room
-        for room in all_rooms.values()
-        if room.device.uuid not in exclude
-        and fits(room, want_on(request, room.device.uuid, ledger, config, margin_bytes))
-    ]
+    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in exclude]
+    wanted = wants(request, open_rooms, ledger, config, margin_bytes)
+    return _first([room for room, want in wanted if fits(room, want)], config)
+
+
+def _first(fitting: list[Room], config: GPUMemoryConfig) -> Room | None:
     if len(fitting) < 2:
         return fitting[0] if fitting else None
-    return all_rooms[order((room.device for room in fitting), config)[0].index]
+    first = order((room.device for room in fitting), config)[0]
+    return next(room for room in fitting if room.device is first)
 
 
 def _no_card(why: list[str], config: GPUMemoryConfig) -> Placement:

@@ -74,9 +74,9 @@ def rebalance(
     planner.rescue()
     waiting: list[int] = []
     roomy: list[int] = []
-    for record in sorted(ledger, key=lambda r: (-r.request.priority, r.lease_id)):
+    for record in planner.candidates():
         better = planner.better(record)
-        if better is None or better.wait == math.inf:
+        if record.uuid is None and (better is None or better.wait == math.inf):
             better = planner.after_a_shift(record) or planner.in_place_of(record) or better
         if better is None:
             continue
@@ -177,22 +177,33 @@ class _Planner:
         self.rooms = rooms(self._snapshot, self._ledger, self._config, self._now, self._outlook)
         self.moves.append(Move(record.lease_id, placement, forced=True))
 
+    def candidates(self) -> list[LeaseRecord]:
+        """Who may go elsewhere of its own accord, the most important first: off the CPU, else
+        off the LLM's card to vision's own."""
+        config = self._config
+        still = [r for r in self._ledger if not r.moving]
+        kept_off = self._ledger.kept_off
+        found = [r for r in still if r.uuid is None and r.request.name not in kept_off]
+        # Whoever is on the CPU needs vision's card more.
+        if not any(r.uuid is None for r in self._ledger):
+            vision = self.rooms.get(config.vision_index)
+            llm = config.main_llm_device
+            if vision is not None and llm != config.vision_device and not vision.doubtful:
+                found = [r for r in still if r.device == llm and r.request.name not in kept_off]
+        found.sort(key=lambda r: (-r.request.priority, r.lease_id))
+        return found
+
     def better(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU, or off the LLM's card to vision's own."""
         config, now = self._config, self._now
-        on_llm_card = record.device == config.main_llm_device != config.vision_device
-        if record.moving or not (record.uuid is None or on_llm_card):
-            return None
-        if record.request.name in self._ledger.kept_off:
-            return None
-        if on_llm_card and any(r.uuid is None for r in self._ledger):
-            return None  # whoever is on the CPU needs vision's card more
+        on_llm_card = record.uuid is not None
         cold = cooling(record, config, now)
-        room = self._choice(record, cold)
+        choice = self._visions if on_llm_card else self._choice
+        room = choice(record, cold)
         rested = room is not None and now - record.landed_at >= _residency(record, config)
         if room is None and cold:
-            room = self._choice(record, set())
-        if room is None or (on_llm_card and room.device.device != config.vision_device):
+            room = choice(record, set())
+        if room is None:
             return None
         uuid = room.device.uuid
         margin = int(config.return_margin_gb * GIB)
@@ -210,8 +221,6 @@ class _Planner:
 
     def after_a_shift(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU once another model moved over to another card where it fits as well."""
-        if not self._waits(record):
-            return None
         cold = cooling(record, self._config, self._now)
         for room in self._rooms_but(cold):
             want = want_on(record.request, room.device.uuid, self._ledger, self._config)
@@ -229,7 +238,7 @@ class _Planner:
     def in_place_of(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU in the place of less important models, or of an equally important one that
         leaves room for two."""
-        if not self._waits(record) or not self._config.fallback_to_cpu:
+        if not self._config.fallback_to_cpu:
             return None
         for room in self._rooms_but(cooling(record, self._config, self._now)):
             resident = self._resident(room)
@@ -306,6 +315,15 @@ class _Planner:
             exclude = {*exclude, record.uuid}
         return first_fit(record.request, self.rooms, self._ledger, self._config, exclude)
 
+    def _visions(self, record: LeaseRecord, cold: set[str]) -> Room | None:
+        """Vision's own card, if it has room."""
+        room = self.rooms[self._config.vision_index]
+        uuid = room.device.uuid
+        if uuid in cold or uuid == record.uuid:
+            return None
+        want = want_on(record.request, uuid, self._ledger, self._config)
+        return room if fits(room, want) else None
+
 
 def _to(room: Room, reason: str) -> Placement:
     return Placement(room.device.device, reason, room.device.uuid)
@@ -345,7 +363,7 @@ def _wait(
     elif fresh:
         patience = min(FIRST_DWELL_SECONDS, dwell)
     elif uuid in record.short_stays:
-        patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 5)
+        patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 2)
     else:
         patience = dwell / 3
     if (fresh or roomy) and not on_llm_card:
@@ -390,7 +408,7 @@ def _whose(room: Room) -> str:
 
 def cooldown(expulsions: int, config: GPUMemoryConfig) -> float:
     """Seconds before a return to a card that it had to leave so many times in a row."""
-    return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 5)
+    return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 2)
 
 
 def cooling(record: LeaseRecord, config: GPUMemoryConfig, now: float) -> set[str]:

@@ -9,7 +9,7 @@ limit counts models, as the cap in the worker does; a process's CUDA context com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,14 +148,39 @@ def want_on(
     request: Request, uuid: str, ledger: Ledger, config: GPUMemoryConfig, margin_bytes: int = 0
 ) -> Want:
     """What a request asks of a card: of its context only what its holder lacks there."""
-    expected = ledger.expected(request, uuid)
-    model = expected.model_bytes
-    lacking = expected.context_bytes - ledger.context_bytes(uuid, request.holder)
-    need = model + max(0, lacking)
-    room = need + margin_bytes
-    if need:
-        room += max(int(config.headroom_gb * GIB), surprise_of(request, ledger))
-    return Want(model, need, max(int(config.cpu_fallback_threshold_gb * GIB), room))
+    return next(_wants(request, (uuid,), ledger, config, margin_bytes))
+
+
+def wants(
+    request: Request,
+    rooms: Sequence[Room],
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    margin_bytes: int = 0,
+) -> list[tuple[Room, Want]]:
+    """``want_on`` for many cards."""
+    uuids = [room.device.uuid for room in rooms]
+    return list(zip(rooms, _wants(request, uuids, ledger, config, margin_bytes), strict=True))
+
+
+def _wants(
+    request: Request,
+    uuids: Sequence[str],
+    ledger: Ledger,
+    config: GPUMemoryConfig,
+    margin_bytes: int,
+) -> Iterator[Want]:
+    least = int(config.cpu_fallback_threshold_gb * GIB)
+    beyond = max(int(config.headroom_gb * GIB), surprise_of(request, ledger)) + margin_bytes
+    holder = request.holder
+    for uuid in uuids:
+        expected = ledger.expected(request, uuid)
+        model = need = expected.weights_bytes + expected.activations_bytes
+        lacking = expected.context_bytes - ledger.context_bytes(uuid, holder)
+        if lacking > 0:
+            need += lacking
+        wanted = need + beyond if need else margin_bytes
+        yield Want(model, need, wanted if wanted > least else least)
 
 
 def surprise_of(request: Request, ledger: Ledger) -> int:
@@ -169,7 +194,8 @@ def fits(room: Room, want: Want, freed_bytes: int = 0) -> bool:
     """Whether a model fits on a card once ``freed_bytes`` of our models left it."""
     if room.doubtful:
         return False
-    if room.available - room.claimed + freed_bytes < want.available:
+    spare = room.device.free_bytes - room.pending - room.outstanding - room.claimed
+    if spare + freed_bytes < want.available:
         return False
     leased = room.vision_leased + room.claimed - freed_bytes
     return not want.need or leased + want.model <= room.vision_limit
@@ -203,11 +229,9 @@ def shortage(room: Room, want: Want) -> str | None:
 
 def _holders(device: DeviceMemory) -> str:
     """The largest holders, for the arithmetic in a refusal."""
-    held = sorted(
-        ((p.used_bytes or 0, p.name or f"pid {p.pid}") for p in device.processes or ()),
-        reverse=True,
-    )
-    named = ", ".join(f"{name} {gib(size):.1f}" for size, name in held[:3] if size)
+    rows = device.processes or ()
+    held = sorted([(p.used_bytes, p.name, p.pid) for p in rows if p.used_bytes], reverse=True)
+    named = ", ".join([f"{name or f'pid {pid}'} {size / GIB:.1f}" for size, name, pid in held[:3]])
     return f"; held by {named}" if named else ""
 
 

@@ -4,9 +4,9 @@ It knows when every program comes and goes, how much everything really takes, an
 driver keeps memory back. It leaves a card just before somebody else needs the memory and is back as
 soon as that is over. It keeps the same promises as the product: the LLM's outstanding reservation,
 vision's limit, the headroom and the threshold on entering a card (with room for what is expected of
-a model, and for its surprise), the pressure mark while staying, a few seconds' wait until a card's
-room is sure to stay, no return to a card within a minute, and no room for a model that a more
-important one can use.
+a model, and for its surprise), the pressure mark while staying, the dwell before a card that just
+got room, no return to a card within a minute, and no room for a model that a more important one can
+use.
 
 It is no proven optimum. Each model's way over cards and time is optimal for what the models before
 it left over (dynamic programming over the stretches between events); several orders of equally
@@ -21,7 +21,6 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from danzar_gpu.memory import GIB
-from danzar_gpu.rebalance import FIRST_DWELL_SECONDS
 from danzar_gpu.room import SURPRISE_SHARE, configured_reservation
 from danzar_gpu.simulate.engine import LEAVE_SECONDS, THRASH_SECONDS, grown_gb, growth_times
 from danzar_gpu.simulate.trace import Model, Program, Trace
@@ -222,7 +221,7 @@ class Plan:
         expected = int(model.need_gb * GIB)
         headroom = max(int(config.headroom_gb * GIB), int(SURPRISE_SHARE * expected))
         threshold = int(config.cpu_fallback_threshold_gb * GIB)
-        dwell = min(FIRST_DWELL_SECONDS, config.return_dwell_seconds)
+        dwell = config.return_dwell_seconds
         found: list[tuple[bool, bool]] = []
         room_since: float | None = None
         for offset, size in enumerate(sizes):
@@ -356,7 +355,7 @@ class Plan:
         trace = self._trace
         tails = {_tail(card.release_lag) for card in trace.rig}
         lags = {card.release_lag for card in trace.rig}
-        waits = (0.0, min(FIRST_DWELL_SECONDS, self._config.return_dwell_seconds))
+        waits = (0.0, self._config.return_dwell_seconds)
         points: set[float] = {0.0, self._end}
         arrivals: set[float] = set()
         for program in trace.foreign:
