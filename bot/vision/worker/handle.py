@@ -34,10 +34,12 @@ from bot.vision.worker.protocol import (
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.0
 LAST_BREATH_SECONDS = 1.0
 NEW_PROCESS_GROUP = 0x200
 """Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
+KILLED = 9
+"""SIGKILL, which `signal` knows on POSIX only."""
 _ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 EventListener = Callable[[Reply], None]
@@ -105,12 +107,11 @@ class WorkerHandle(ABC):
         return not self._gone.done()
 
     async def close(self) -> None:
-        """End it: politely, then not. Idempotent."""
+        """End it: politely, then not; one that hangs costs ``CLOSE_SECONDS``. Idempotent."""
         if self.alive:
             with contextlib.suppress(WorkerGone, WorkerRefused, TimeoutError, OSError):
-                await self.ask(Shutdown(), object, timeout=CLOSE_SECONDS)
-            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.ask(Shutdown(), object, timeout=CLOSE_SECONDS)
                     await self.wait_gone()
         await self.kill("it was asked to end")
 
@@ -134,7 +135,11 @@ class WorkerHandle(ABC):
             case Dying(words=words):
                 self._last_words = words
             case event:
-                self._listener(event)
+                try:
+                    self._listener(event)
+                except Exception:
+                    # Whoever reads the pipe must go on: the end of the worker is heard there, too.
+                    log.exception("%s of the vision worker could not be used", event.kind)
 
     def _lost(self, why: str) -> None:
         if self._gone.done():
@@ -225,6 +230,9 @@ class ProcessWorker(WorkerHandle):
             pass
         except ProtocolError as error:
             self._last_words = f"it sent nonsense: {str(error)[:200]}"
+        except Exception as error:
+            log.exception("the vision worker's messages can't be read any more")
+            self._last_words = f"its messages could not be read: {type(error).__name__}: {error}"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_BREATH_SECONDS):
                 await self._process.wait()
@@ -250,6 +258,8 @@ class ProcessWorker(WorkerHandle):
         if self._why:
             return self._why
         ended = f"signal {-status}" if status < 0 else f"status {status}"
+        if status == -KILLED:
+            ended += " (not Danzar's: the system ends so what takes too much memory)"
         last = self._last_words or next((line for line in reversed(self._stderr) if line), "")
         return f"the vision worker ended with {ended}{': ' + last if last else ''}"
 
