@@ -43,7 +43,7 @@ class ChatState:
             return
         try:
             self._sections = _checked(json.loads(text))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
             log.error("%s is damaged (%s): set aside as %s", self.path, error, aside)
             try:
