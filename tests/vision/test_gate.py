@@ -1,9 +1,14 @@
 """The near-duplicate gate lets every small change pass and nothing that is noise."""
 
+from collections.abc import Callable, Iterator
+
+import cv2
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bot.vision.scene import render
 from bot.vision.worker.gate import DuplicateGate
 
 WIDTH, HEIGHT = 1920, 1080
@@ -70,3 +75,60 @@ def test_tiny_pictures_are_compared_too() -> None:
     assert gate.passes(np.zeros((3, 2, 3), np.uint8))
     assert not gate.passes(np.zeros((3, 2, 3), np.uint8))
     assert gate.passes(np.full((3, 2, 3), 200, np.uint8))
+
+
+Element = Callable[[np.random.Generator, np.ndarray], Iterator[np.ndarray]]
+SHARE = 0.01
+"""A HUD element's share of the screen."""
+
+
+def bars(random: np.random.Generator, screen: np.ndarray) -> Iterator[np.ndarray]:
+    """A bar on the screen, then the same bar a little shorter."""
+    height, width = screen.shape[:2]
+    high = int(random.integers(8, 40))
+    wide = min(int(SHARE * width * height / high), width - 1)
+    x, y = int(random.integers(0, width - wide)), int(random.integers(0, height - high))
+    lost = max(2, round(wide * random.uniform(0.02, 0.3)))
+    screen[y : y + high, x : x + wide] = (30, 30, 200)
+    yield screen
+    screen[y : y + high, x + wide - lost : x + wide] = (25, 25, 25)
+    yield screen
+
+
+def numbers(random: np.random.Generator, screen: np.ndarray) -> Iterator[np.ndarray]:
+    """A counter on its panel, then one less."""
+    height, width = screen.shape[:2]
+    wide, high = round(width * 0.1), round(height * 0.1)
+    x, y = int(random.integers(0, width - wide)), int(random.integers(0, height - high))
+    ammunition = int(random.integers(1, 1000))
+    for shown in (ammunition, ammunition - 1):
+        screen[y : y + high, x : x + wide] = (40, 35, 30)
+        at, size = (x + wide // 8, y + high * 2 // 3), height / 900
+        cv2.putText(screen, f"{shown:03}", at, 0, size, (230, 230, 230), 2, cv2.LINE_AA)
+        yield screen
+
+
+@pytest.mark.parametrize("element", [bars, numbers])
+def test_no_change_of_a_small_element_on_a_game_is_missed(element: Element) -> None:
+    """A thousand changes in all, of elements of one per cent of the screen."""
+    random = np.random.default_rng(11)
+    missed: list[tuple[int, int]] = []
+    for seed in range(10):
+        scene = np.ascontiguousarray(render(seed, (1280, 720)).image[..., ::-1])
+        for n in range(50):
+            gate = DuplicateGate()
+            passed = [gate.passes(screen) for screen in element(random, scene.copy())]
+            if passed != [True, True]:
+                missed.append((seed, n))
+    assert missed == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_game_that_stands_still_does_not_pass_for_a_jitter_of_one(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scene = render(seed, (1280, 720)).image.astype(np.int16)
+    gate = DuplicateGate()
+    gate.passes(scene.astype(np.uint8))
+    for _ in range(5):
+        jitter = random.integers(-1, 2, scene.shape)
+        assert not gate.passes(np.clip(scene + jitter, 0, 255).astype(np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -108,10 +109,8 @@ def bare_uuid(uuid: str) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch means that the card is full, however it is dressed."""
-    torch = _torch()
-    if torch is None:
-        return isinstance(error, MemoryError)
-    if isinstance(error, torch.OutOfMemoryError):
+    kind = _error_of_torch("OutOfMemoryError")
+    if kind is not None and isinstance(error, kind):
         return True
     return isinstance(error, RuntimeError) and any(s in str(error) for s in OUT_OF_MEMORY_SIGNS)
 
@@ -124,9 +123,13 @@ def tried_bytes(words: str) -> int:
 
 def is_poisoned(error: BaseException) -> bool:
     """Whether the CUDA context can't be trusted any more."""
-    torch = _torch()
-    kind = getattr(torch, "AcceleratorError", None)
+    kind = _error_of_torch("AcceleratorError")
     return kind is not None and isinstance(error, kind) and not is_out_of_memory(error)
+
+
+def _error_of_torch(name: str) -> type[BaseException] | None:
+    """The kind of error, if torch is there far enough to have raised one."""
+    return getattr(sys.modules.get("torch"), name, None)
 
 
 def give_back() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-STRIDE = 4
-"""Every fourth pixel in both directions is compared."""
-BLOCK = 8
-"""Compared pixels are averaged over blocks of this side: 32 x 32 pixels of the frame."""
+STRIDE = 3
+"""Every third pixel in both directions is compared: digits are drawn with strokes of two."""
+BLOCK = 10
+"""Compared pixels are averaged over blocks of this side: 30 x 30 pixels of the frame."""
 THRESHOLD = 2.5
 """Least mean difference of a block in one channel, of 255, that counts as a change."""
+PEAK = 40
+"""Least difference of one pixel, of 255, that counts by itself: a digit's stroke is too little for
+a block's mean. Screens have no noise, and a camera's is far below."""
 
 
 class DuplicateGate:
-    """Compares block by block and lets the largest difference decide.
+    """Compares pixel by pixel and block by block, and lets the largest difference decide.
 
     A mean over the whole frame would miss a health bar that drops: few pixels, a great change.
     The noise of a camera or codec differs everywhere by little and averages out in each block.
@@ -34,6 +37,9 @@ class DuplicateGate:
         last = self._last
         if last is not None and last.shape == sample.shape:
             difference = cv2.absdiff(sample, last)
+            if int(difference.max()) >= PEAK:
+                self._last = sample
+                return True
             height, width = difference.shape[:2]
             blocks = (max(1, -(-width // BLOCK)), max(1, -(-height // BLOCK)))
             means = cv2.resize(difference, blocks, interpolation=cv2.INTER_AREA)
