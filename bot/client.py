@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 from collections import OrderedDict
+from itertools import chain, repeat
+from typing import Any
 
 import aiohttp
 import discord
@@ -21,6 +25,12 @@ discord.VoiceClient.warn_dave = False
 
 EXTENSIONS = ("cogs.errors", "cogs.gpu", "cogs.vision", "cogs.about", "cogs.owner")
 REMEMBERED_MESSAGES = 1024
+LOGIN_DELAYS = (2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""After a power cut the router comes back later than the machine."""
+RESEND_SECONDS = 1.0
+GOODBYE_SECONDS = 2.0
+TOKEN_REVOKED = 4004
+"""The gateway's close code for a token that was valid at the start and is not any more."""
 
 BAD_TOKEN = """\
 Discord does not accept the token.
@@ -33,6 +43,28 @@ Discord does not let the bot read messages: the "Message Content Intent" is off.
   1. Open https://discord.com/developers/applications, choose the application, then Bot.
   2. Under "Privileged Gateway Intents" switch on "Message Content Intent" and save.
   3. Start Danzar again."""
+
+
+class Reply(commands.Context["DanzarBot"]):
+    """Answers that arrive once: each carries a mark by which Discord knows it for a repetition.
+
+    discord.py repeats a post that was answered with an error of the server, and a connection may
+    be cut after the post arrived: without the mark there would be two answers.
+    """
+
+    async def send(self, content: str | None = None, **options: Any) -> discord.Message:
+        if self.interaction is not None:
+            return await super().send(content, **options)
+        options["nonce"] = options.get("nonce") or secrets.randbits(63)
+        try:
+            return await super().send(content, **options)
+        except (aiohttp.ClientError, OSError) as error:
+            # Files were read to their end: they can't be sent again.
+            if options.get("file") or options.get("files"):
+                raise
+            log.info("an answer was cut off (%s); it is sent again", error)
+        await asyncio.sleep(RESEND_SECONDS)
+        return await super().send(content, **options)
 
 
 class DanzarBot(commands.Bot):
@@ -51,7 +83,55 @@ class DanzarBot(commands.Bot):
         self.app_context = app_context
         app_context.client = self
         self._connected = app_context.demo
+        self._said_goodbye = False
+        self._ended = asyncio.Event()
         self._seen: OrderedDict[int, None] = OrderedDict()
+
+    async def start(self, token: str, *, reconnect: bool = True) -> None:
+        """Log in and stay connected until closed. A network that is not there yet is waited for.
+
+        Raises ``LoginFailure``, ``PrivilegedIntentsRequired`` and the like: final refusals.
+        """
+        for delay in chain(LOGIN_DELAYS, repeat(LOGIN_DELAYS[-1])):
+            try:
+                await self.login(token)
+                break
+            except (aiohttp.ClientError, OSError, TimeoutError, discord.HTTPException) as error:
+                if isinstance(error, discord.HTTPException) and 400 <= error.status < 429:
+                    raise
+                log.warning("Discord can't be reached: %s; the next try is in %g s", error, delay)
+                await self.http.close()
+                self.http.clear()
+                self.http.connector = discord.utils.MISSING  # the session closed it
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), delay)
+                return
+        await self.connect(reconnect=reconnect)
+
+    async def close(self) -> None:
+        self._ended.set()
+        if not self._said_goodbye and self.online:
+            self._said_goodbye = True
+            await self._say_goodbye()
+        await super().close()
+
+    async def _say_goodbye(self) -> None:
+        """Let each cog that has something standing in chat say that it ends."""
+        farewells = [
+            farewell()
+            for cog in self.cogs.values()
+            if (farewell := getattr(cog, "farewell", None)) is not None
+        ]
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                for outcome in await asyncio.gather(*farewells, return_exceptions=True):
+                    if isinstance(outcome, Exception):
+                        log.warning("saying goodbye failed: %s", outcome)
+        except TimeoutError:
+            log.warning("there was no time to say goodbye everywhere")
+
+    async def get_context(self, origin: Any, /, *, cls: Any = None) -> Any:
+        return await super().get_context(origin, cls=cls or Reply)
 
     async def setup_hook(self) -> None:
         # No tree sync here: Discord limits those, the owner's `sync` command does it.
@@ -111,6 +191,13 @@ async def _outcome(session: asyncio.Task[None], stop: asyncio.Event) -> Exit:
     except discord.LoginFailure:
         log.error(BAD_TOKEN)
         return Exit.TOKEN
+    except discord.ConnectionClosed as error:
+        if error.code == TOKEN_REVOKED:
+            log.error(BAD_TOKEN)
+            return Exit.TOKEN
+        if not stop.is_set():
+            log.error("Discord closed the session for good: %s", error)
+            return Exit.FAILED
     except discord.PrivilegedIntentsRequired:
         log.error(MISSING_INTENT)
         return Exit.INTENTS

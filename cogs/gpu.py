@@ -57,6 +57,10 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         self.dashboard.stop()
         self.alert_desk.stop()
 
+    async def farewell(self) -> None:
+        """Called once before the bot closes its connection."""
+        await self.dashboard.farewell()
+
     @commands.Cog.listener()
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         self.dashboard.deleted(payload.message_id)

@@ -3,6 +3,7 @@ other: the sampler sees to fresh readings, the editor brings the messages up to 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from discord.ext import commands, tasks
 
 from cogs import texts
 from cogs.access import button_refusal
-from cogs.gpu_parts.faces import panel_embed
+from cogs.gpu_parts.faces import offline_embed, panel_embed
 from cogs.gpu_parts.holders import process_pages
 from cogs.gpu_parts.pictures import PictureFailed, Pictures
 from cogs.pages import Pages, answer_failure
-from cogs.standing import ChannelGone, Face, StandingMessage
+from cogs.standing import TRANSIENT, ChannelGone, Face, StandingMessage
 from danzar_gpu.probes import ProbeError
 
 if TYPE_CHECKING:
@@ -76,6 +77,22 @@ class Dashboard:
     def stop(self) -> None:
         self.sampler.cancel()
         self.editor.cancel()
+
+    async def farewell(self) -> None:
+        """Say in every panel that the bot is going; its next start takes them up again."""
+        self.stop()
+        # A paused one stays as it is: nobody would edit it back.
+        going = [p for p in self.panels.values() if p.paused_by is None]
+        await asyncio.gather(*(self._say_offline(panel.message) for panel in going))
+
+    async def _say_offline(self, message: StandingMessage) -> None:
+        if message.message_id is None:
+            return
+        try:
+            shown = message.channel.get_partial_message(message.message_id)
+            await shown.edit(embed=offline_embed(self.host), view=None)
+        except TRANSIENT as error:
+            log.warning("the panel of channel %d still looks alive: %s", message.channel_id, error)
 
     def _panel(self, channel_id: int, message_id: int | None) -> Panel:
         standing = StandingMessage(self._bot, channel_id, texts.PANEL_MARK, message_id)

@@ -9,7 +9,7 @@ import discord
 
 from cogs import texts
 from cogs.bars import bar, figures
-from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
+from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, footing, plain, sentence, shortened
 from danzar_gpu import report
 from danzar_gpu.advice import ALL_WELL
 from danzar_gpu.choices import OFFLOAD, RESERVATION
@@ -77,6 +77,15 @@ def panel_embed(host: Host, paused_by: str | None = None) -> discord.Embed:
     return embed
 
 
+def offline_embed(host: Host) -> discord.Embed:
+    """The same when the bot goes: the last figures, and since when nobody renews them."""
+    embed = panel_embed(host)
+    since = int(discord.utils.utcnow().timestamp())
+    embed.description = texts.PANEL_OFFLINE.format(at=since)
+    embed.colour = NEUTRAL
+    return embed
+
+
 def pulse(device: DeviceMemory) -> str:
     """Utilisation, temperature and power, as far as the card tells them."""
     parts: list[str] = []
@@ -121,4 +130,4 @@ def choice_words(choice: Choice) -> str:
 def chosen_words(choices: Iterable[Choice]) -> str:
     """What people chose, for footers, which know no markup; empty if nothing."""
     words = ", ".join(map(choice_words, choices))
-    return texts.CHOSEN.format(choices=words) if words else ""
+    return footing(texts.CHOSEN.format(choices=words)) if words else ""
