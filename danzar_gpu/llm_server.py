@@ -7,6 +7,7 @@ OpenAI protocol tell names (``GET /v1/models``).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -54,12 +55,22 @@ async def ask_server(endpoint: str, now: float) -> LlmServerState:
                         continue
                     if response.status != 200:
                         return LlmServerState(now, error=f"it answered {response.status}")
-                    if (response.content_length or 0) > MOST_BYTES:
-                        return LlmServerState(now, error="its answer is too long")
-                    return LlmServerState(now, read(await response.json(content_type=None)))
+                    return LlmServerState(now, read(await _json(response)))
+    except RecursionError:
+        return LlmServerState(now, error="its answer is nested too deeply")
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
         return LlmServerState(now, error=str(error) or "it did not answer in time")
     return LlmServerState(now, error="it speaks neither Ollama's nor OpenAI's protocol")
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    """The answer, which says how long it is only if it wants to. Raises ``ValueError``."""
+    found = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        found += chunk
+        if len(found) > MOST_BYTES:
+            raise ValueError("its answer is too long")
+    return json.loads(found)
 
 
 def _ollama_models(answer: Any) -> tuple[LoadedModel, ...]:

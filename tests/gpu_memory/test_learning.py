@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,6 +171,32 @@ async def test_a_strange_answer_is_no_reason_to_fall(body: Any) -> None:
     async with server(api_ps=body) as address:
         assert (await ask_server(address, 1.0)).vram_bytes == 0
     assert (await ask_server(address, 1.0)).error
+
+
+class Endless(web.StreamResponse):
+    """Starts an answer and never says how long it will be."""
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        writer = await super().prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await self.write(b" " * (1 << 16))
+        return writer
+
+
+async def test_an_answer_without_end_or_bottom_is_cut_off() -> None:
+    async with server(api_ps="[" * 200_000) as address:
+        state = await ask_server(address, 1.0)
+    assert state.error == "its answer is nested too deeply"
+    app = web.Application()
+
+    async def endless(_: web.Request) -> web.StreamResponse:
+        return Endless()
+
+    app.router.add_get("/api/ps", endless)
+    async with TestServer(app) as running:
+        state = await ask_server(str(running.make_url("")), 1.0)
+    assert state.error == "its answer is too long"
 
 
 async def test_the_servers_word_counts_only_where_the_driver_is_silent() -> None:
