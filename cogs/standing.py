@@ -18,6 +18,7 @@ import asyncio
 import datetime
 import json
 import logging
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,6 +195,8 @@ class StandingMessage:
                 embed=face.embed,
                 view=face.view or discord.utils.MISSING,
                 allowed_mentions=face.allowed_mentions,
+                # discord.py repeats a post after a server's error: by this Discord knows it again.
+                nonce=secrets.randbits(63),
             )
         except discord.HTTPException as error:
             # Below 500 Discord has said no: nothing was posted.

@@ -249,6 +249,15 @@ async def test_the_panel_says_goodbye_and_the_end_takes_less_than_five_seconds()
         assert last["components"] == []
 
 
+async def test_a_panel_is_posted_once_though_the_post_was_answered_with_an_error() -> None:
+    async with connected() as s:
+        s.discord.faults.append("502 but delivered")
+        await s.discord.says("!gpu dashboard")
+        await until(lambda: s.discord.posts == 3, "the panel, once more, and the answer")
+        await asyncio.sleep(0.1)
+        assert len([m for m in s.discord.messages if m["components"]]) == 1
+
+
 async def test_a_goodbye_that_nobody_takes_holds_nothing_up(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
