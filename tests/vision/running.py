@@ -16,6 +16,7 @@ from bot.vision.worker.handle import EventListener, WorkerFactory, WorkerHandle
 from bot.vision.worker.inline import InlineWorker
 from bot.vision.worker.protocol import ClipSpec, YoloSpec
 from danzar_gpu import GPUMemoryManager
+from danzar_gpu.probes import MemoryProbe
 from tests.gpu_memory.rig import Card, ScriptedProbe
 from tests.vision.conftest import CONCEPTS
 from tests.vision.scripted import ScriptedModel
@@ -73,7 +74,7 @@ def settings_for(yolo: Path | str, clip: Path | str, /, **sections: dict[str, An
 @contextlib.asynccontextmanager
 async def running(
     settings: Settings,
-    probe: ScriptedProbe | None = None,
+    probe: MemoryProbe | None = None,
     *,
     start: bool = True,
     **options: Any,
