@@ -224,7 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the profiles; the exit status. Works beside a running bot and without one."""
     path = Path(settings.data.folder) / "history.sqlite3"
-    configured, troubles = _configured(settings)
+    configured, troubles = configured_models(settings)
     recorded = Recorded()
     if path.exists():
         try:
@@ -264,7 +264,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     return Exit.OK
 
 
-def _configured(settings: Settings) -> tuple[list[Configured], list[str]]:
+def configured_models(settings: Settings) -> tuple[list[Configured], list[str]]:
     """The models of the configuration as their files say; and what is wrong with them."""
     from bot.vision.clip import ClipService
     from bot.vision.model_files import FileRefused

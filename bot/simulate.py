@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sqlite3
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from rich.table import Table
 
 from bot.exits import Exit
 from bot.settings import Settings
+from danzar_gpu.history import HistoryStore
 from danzar_gpu.simulate import (
     METRICS,
     POLICIES,
@@ -29,8 +33,15 @@ from danzar_gpu.simulate import (
     play,
     policy_named,
 )
+from danzar_gpu.simulate.policies import CONTEXT_BYTES
+from danzar_gpu.simulate.recorded import Known, Recording, TooLittle, trace_of
+from danzar_gpu.simulate.writing import as_yaml
 
 MAX_SEEDS = 10_000
+DAY_SECONDS = 86_400.0
+MAX_SPAN_SECONDS = 366 * DAY_SECONDS
+MOST_READINGS = 6000
+"""Of each card; of a longer record the fullest readings are taken."""
 _HEADINGS = {
     "oom_count": "out of\nmemory",
     "llm_starved_count": "LLM\nstarved",
@@ -68,6 +79,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw memory by holder over time (seed 0)"
     )
+    parser.add_argument(
+        "--from-history", action="store_true", help="replay what the bot recorded on this machine"
+    )
+    parser.add_argument(
+        "--since",
+        type=_span,
+        metavar="TIME",
+        help="with --from-history: how far back, as 90m, 24h or 7d (default: 24h)",
+    )
+    parser.add_argument(
+        "--save-trace", type=Path, metavar="FILE.yaml", help="write the trace that is played"
+    )
 
 
 def _seeds(text: str) -> int:
@@ -76,24 +99,45 @@ def _seeds(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SEEDS}")
 
 
+def _span(text: str) -> float:
+    """Seconds of ``90m``, ``24h``, ``7d``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d)", text.strip().lower())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
+    if not 0 < seconds <= MAX_SPAN_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90m, 24h or 7d")
+    return seconds
+
+
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Play the trace; the exit status. ``settings`` are not used: a trace brings its own."""
-    del settings
+    """Play the trace; the exit status. ``settings`` are for the history: a trace has its own."""
     names: list[str] = list(args.policy or POLICIES)
     path: Path | None = args.trace
     if path is None and len(names) > 1 and names[-1].endswith((".yaml", ".yml")):
         path = Path(names.pop())  # `--policy a b trace.yaml` took it for a policy
-    if path is None:
-        print("danzar simulate: a trace is missing; docs/simulate.md shows one", file=sys.stderr)
+    if (path is None) != args.from_history:
+        words = (
+            "a trace is missing; docs/simulate.md shows one, and --from-history makes one"
+            if path is None
+            else "either a trace or --from-history"
+        )
+        print(f"danzar simulate: {words}", file=sys.stderr)
+        return Exit.CONFIGURATION
+    if args.since is not None and not args.from_history:
+        print("danzar simulate: --since belongs to --from-history", file=sys.stderr)
         return Exit.CONFIGURATION
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # module:Policy is looked for here, too
     try:
-        trace = load(path)
+        trace = load(path) if path is not None else _history(settings, args.since or DAY_SECONDS)
         policies = {name: policy_named(name) for name in dict.fromkeys(names)}
     except (TraceError, UnknownPolicy) as error:
         print(error, file=sys.stderr)
         return Exit.CONFIGURATION
+    except (NoHistory, TooLittle) as error:
+        print(f"danzar simulate: {error}", file=sys.stderr)
+        return Exit.FAILED
+    if args.save_trace is not None and not _saved(trace, args.save_trace):
+        return Exit.FAILED
     try:
         outcomes = _contest(trace, policies, args.seeds)
         if args.plot is not None and not _plotted(trace, policies, args.plot):
@@ -106,6 +150,59 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     else:
         _print_table(trace, outcomes, args.seeds)
     return Exit.OK
+
+
+class NoHistory(Exception):
+    """The history can't be read; the message says why and what to do."""
+
+
+def _history(settings: Settings, seconds: float) -> Trace:
+    """What the bot recorded in the last ``seconds``, as a trace."""
+    path = Path(settings.data.folder) / "history.sqlite3"
+    if not path.exists():
+        raise NoHistory(f"nothing was recorded yet: {path} does not exist; run the bot first")
+    store = HistoryStore(path)
+    since = time.time() - seconds
+    try:
+        recording = Recording(
+            store.samples(since, every=seconds / MOST_READINGS),
+            store.cards(),
+            store.moves(since=since),
+            store.measurements(),
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise NoHistory(
+            f"{path} can't be read: {error}; if an older Danzar wrote it, start the bot once: it "
+            "brings the file up to date"
+        ) from error
+    return trace_of(recording, settings.gpu_memory, _known(settings))
+
+
+def _known(settings: Settings) -> list[Known]:
+    from bot.profile import configured_models
+    from bot.vision.clip import ClipService
+    from bot.vision.yolo import YoloService
+
+    priorities = {service.name: service.priority for service in (YoloService, ClipService)}
+    configured, _ = configured_models(settings)
+    return [
+        Known(
+            found.model,
+            priorities.get(found.service, 0),
+            found.predicted_bytes - CONTEXT_BYTES if found.predicted_bytes else None,
+        )
+        for found in configured
+    ]
+
+
+def _saved(trace: Trace, path: Path) -> bool:
+    try:
+        path.write_text(as_yaml(trace, trace.description), encoding="utf-8")
+    except OSError as error:
+        print(f"danzar simulate: {path} can't be written: {error.strerror}", file=sys.stderr)
+        return False
+    print(f"wrote {path}", file=sys.stderr)
+    return True
 
 
 class _PolicyFailed(Exception):

@@ -209,6 +209,13 @@ class HistoryStore:
             )
             return [Sample(*row) for row in rows]
 
+    def cards(self) -> list[str]:
+        """UUIDs of the cards on record, in the order of their indices. As ``samples``."""
+        # The cards of one reading are written in that order.
+        with contextlib.closing(self._connect()) as db:
+            rows = db.execute("SELECT uuid FROM samples GROUP BY uuid ORDER BY min(rowid)")
+            return [uuid for (uuid,) in rows]
+
     def events(self, since: float) -> list[Event]:
         """Events since a Unix time, oldest first. As ``samples``."""
         with contextlib.closing(self._connect()) as db:
