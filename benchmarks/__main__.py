@@ -16,10 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.our_worker import NotComparable
 from benchmarks.process import SubjectFailed
 from benchmarks.report import Report, as_markdown
 from benchmarks.results import Result
 from benchmarks.runs import Part, opened
+from bot.vision.measured_worker import NothingSeen
+from bot.vision.worker.handle import WorkerGone, WorkerRefused
 
 PARTS = {
     # Name: (module, roughly how many seconds of a full run).
@@ -31,6 +34,15 @@ PARTS = {
     "capture": ("benchmarks.parts.capture", 15),
 }
 ON_REQUEST = {"gpu": ("benchmarks.parts.gpu", 240)}
+FAILURES = (
+    SubjectFailed,
+    NotComparable,
+    NothingSeen,
+    WorkerGone,
+    WorkerRefused,
+    TimeoutError,
+    OSError,
+)
 PAGE = Path("docs/performance.md")
 
 
@@ -86,7 +98,7 @@ async def run_parts(chosen: dict[str, tuple[str, int]], *, quick: bool) -> Repor
             async with opened(quick, tell) as run:
                 try:
                     result = await part(run)
-                except SubjectFailed as error:
+                except FAILURES as error:
                     result = Result(name, skipped=f"it failed: {error}")
                     report.failed = True
             report.add(name, result, time.monotonic() - began)

@@ -105,6 +105,11 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         from bot import health_check
 
         health_check.add_arguments(health)
+    bench = add("bench", "what vision takes on this machine, and what to change (a minute)")
+    if "bench" in asked:
+        from bot import bench as benching
+
+        benching.add_arguments(bench)
     profile = add("profile", "what each model takes and how fast it is, as measured here")
     if "profile" in asked:
         from bot import profile as profiling
@@ -205,6 +210,11 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
         from bot import simulate
 
         return simulate.run(args, settings)
+    if args.command == "bench":
+        from bot import bench
+
+        _configure_logging(settings)
+        return bench.run(args, settings)
     if args.command == "profile":
         from bot import profile
 

@@ -32,9 +32,11 @@ class Models:
     yolo: Path
     clip: Path
 
-    def settings(self) -> Settings:
+    def settings(self, folder: Path) -> Settings:
+        """What is converted is kept below ``folder``."""
         return Settings.model_validate(
             {
+                "data": {"folder": str(folder / "data")},
                 "capture": {"fps": 10},
                 "yolo": {"model_path": str(self.yolo)},
                 # The folder is taken as it is: nothing of that name was ever pulled.
@@ -113,8 +115,9 @@ class Group:
     def our_pass(self, threads: str, film: Path) -> Subject:
         async def once() -> float:
             played = await self.ours[threads].play(film)
-            if film.stem == "moving" and any(n < played.frames for n in played.looked.values()):
-                raise NotComparable(f"of {played.frames} frames only {played.looked} were computed")
+            looked = {name: played.looked(name) for name in self.names}
+            if film.stem == "moving" and any(n < played.frames for n in looked.values()):
+                raise NotComparable(f"of {played.frames} frames only {looked} were computed")
             return 1000 * played.seconds / played.frames
 
         return once
@@ -201,7 +204,7 @@ async def _open(
         tell(0.0, f"starting ({mode} threads)")
         count = default_threads() if mode == "default" else run.threads
         group.ours[mode] = await stack.enter_async_context(
-            our_worker(models.settings(), group.names, count)
+            our_worker(models.settings(run.folder), group.names, count)
         )
         group.threads[mode] = count
         wished = 0 if mode == "default" else run.threads

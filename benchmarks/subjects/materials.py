@@ -12,42 +12,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bot.vision.film_file import PLAY_SECONDS, SEED, SIZE, write, write_moving
 from bot.vision.scene import Film
 
-SIZE = (1920, 1080)
-FPS = 10
-MOVING_FRAMES = 24
 STILL_PICTURES = 4
 STILL_FRAMES = 10
 """For so many frames a picture of the still film stays."""
-STEP_SECONDS = 0.3
-"""From one moving picture to the next: no two of them are alike."""
-PLAY_SECONDS = 20.0
-"""The rendered film begins with menus."""
 
 
 def make_films(folder: Path) -> None:
-    """Both films, H.264 as a recorder writes it."""
-    film = Film(7, SIZE)
-    moments = [PLAY_SECONDS + n * STEP_SECONDS for n in range(MOVING_FRAMES)]
-    _write(folder / "moving.mp4", [film.at(moment).image for moment in moments])
+    """Both films."""
+    write_moving(folder / "moving.mp4")
+    film = Film(SEED, SIZE)
     pictures = [film.at(PLAY_SECONDS + 3.0 * n).image for n in range(STILL_PICTURES)]
-    _write(folder / "still.mp4", [p for p in pictures for _ in range(STILL_FRAMES)])
-
-
-def _write(path: Path, images: list[Any]) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18", "preset": "veryfast"}
-        for image in images:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+    write(folder / "still.mp4", (p for p in pictures for _ in range(STILL_FRAMES)))
 
 
 def make_yolo(path: Path) -> None:

@@ -1,6 +1,6 @@
 """CLIP's preprocessing of 1080p frames, ours and open_clip's own.
 
-    python -m benchmarks.subjects.preprocessing CLIP_FOLDER FILM THREADS
+    python -m benchmarks.subjects.preprocessing CLIP_FOLDER FILM
 
 Answers milliseconds a frame for ``ours`` and ``open_clip``, and for ``compare`` how alike the two
 make a picture's embedding.
@@ -8,6 +8,7 @@ make a picture's embedding.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,32 +17,28 @@ from typing import Any
 
 from benchmarks.subjects.answering import answer_lines
 from benchmarks.subjects.plain_vision import PlainVision, batches
-from bot.settings import GAME_CONCEPTS
-from bot.vision.worker.labeller import Labeller
-from bot.vision.worker.protocol import ClipSpec
+from bot.vision.model_files import CLIP_CONFIG
+from bot.vision.worker.clip_pictures import Preprocess
 
 
 def main() -> None:
-    folder, film, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    folder, film = Path(sys.argv[1]), sys.argv[2]
     import cv2
     import torch
     from PIL import Image
 
     plain = PlainVision("", str(folder))
-    spec = ClipSpec(
-        folder=str(folder),
-        concepts=GAME_CONCEPTS,
-        confidence_threshold=0.0,
-        max_insights=1,
-        batch_size=1,
-    )
-    labeller = Labeller.load(spec, threads)
-    torch.set_num_threads(threads)
-    cpu = torch.device("cpu")
+    described = json.loads((folder / CLIP_CONFIG).read_text(encoding="utf-8"))
+    size = described["model_cfg"]["vision_cfg"]["image_size"]
+    preprocess = Preprocess({**described["preprocess_cfg"], "size": size})
+    # PIL and OpenCV have one thread here: torch's small steps take no more.
+    torch.set_num_threads(1)
     frames = [batch[0] for batch in batches(film, 1)]
 
     def ours(frame: Any) -> Any:
-        return labeller.preprocess([frame], cpu)
+        # The worker leaves the last step to OpenVINO; done here, so that both end at the same.
+        small = torch.from_numpy(preprocess.arrays([frame]))
+        return preprocess.normalised(small.permute(0, 3, 1, 2).flip(1))
 
     def theirs(frame: Any) -> Any:
         picture = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
