@@ -261,10 +261,13 @@ class GPUMemoryManager:
         device = raw.device(self.config.main_llm_index)
         if device is None or not known.vram_bytes:
             return raw
-        if any(p.used_bytes is not None for p in device.processes or ()):
+        # In a container the driver names what runs there, our own worker, and nobody else.
+        named = [p for p in device.processes or () if p.used_bytes is not None]
+        if any(self._ledger.holder_of(p.pid) is None for p in named):
             return raw  # the driver keeps accounts: its word counts
         name = self.config.main_llm_processes[0] if self.config.main_llm_processes else "llm"
-        held = min(known.vram_bytes, device.reserved_bytes)
+        unnamed = device.reserved_bytes - sum(p.used_bytes or 0 for p in named)
+        held = min(known.vram_bytes, max(0, unnamed))
         row = GpuProcess(0, f"{name} (by its server's word)", held)
         told = replace(device, processes=(*(device.processes or ()), row))
         return replace(raw, devices=tuple(told if d is device else d for d in raw.devices))
