@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager
 from danzar_gpu.history import SCHEMA_VERSION, HistoryStore, Measurement, percentile
 from danzar_gpu.learning import FootprintBook, PeakRecorder
 from danzar_gpu.llm_server import ask_server
-from danzar_gpu.memory import GIB
+from danzar_gpu.memory import GIB, DeviceMemory
 from tests.gpu_memory.rig import Card, Rig, ScriptedProbe, gb
 
 AUTO = GPUMemoryConfig(main_llm_memory_reservation_gb="auto")
@@ -217,19 +218,41 @@ async def test_the_servers_word_counts_only_where_the_driver_is_silent() -> None
         await manager.close()
 
 
+async def test_in_a_container_our_own_worker_does_not_hide_the_llm() -> None:
+    # The driver names what runs in the container, and that alone: the LLM runs in another one.
+    card = Card("A", programs={"ollama": 7.5}, ours={77: gb(0.5)})
+    probe = ScriptedProbe(card, Card("B"))
+    async with server(api_ps=OLLAMA) as address:
+        config = GPUMemoryConfig(main_llm_endpoint=address, enable_memory_monitoring=False)
+        manager = GPUMemoryManager(config, NamelessProbe(probe, named={77}))
+        manager.holder_memory("vision", 77, {0: (gb(0.5), gb(0.4))})
+        await manager.start()
+        assert manager.rooms()[0].outstanding == pytest.approx(gb(0.5), abs=2)
+        # Whoever else is named: then the driver would name the LLM, too.
+        manager.holder_gone("vision", "it ended")
+        await manager.refresh(max_age=0)
+        assert manager.rooms()[0].outstanding == 8 * GIB
+        await manager.close()
+
+
 class NamelessProbe:
-    """A driver without accounts per process, as under WDDM."""
+    """A driver without accounts per process, as under WDDM; or for ``named`` alone."""
 
     source = "scripted"
 
-    def __init__(self, probe: ScriptedProbe) -> None:
+    def __init__(self, probe: ScriptedProbe, named: Set[int] | None = None) -> None:
         self._probe = probe
+        self._named = named
 
     def read(self, now: float, *, processes: bool) -> Any:
-        from dataclasses import replace
-
         shot = self._probe.read(now, processes=processes)
-        return replace(shot, devices=tuple(replace(d, processes=None) for d in shot.devices))
+        return replace(shot, devices=tuple(self._without_names(d) for d in shot.devices))
+
+    def _without_names(self, device: DeviceMemory) -> DeviceMemory:
+        if self._named is None:
+            return replace(device, processes=None)
+        rows = tuple(p for p in device.processes or () if p.pid in self._named)
+        return replace(device, processes=rows)
 
     def close(self) -> None:
         self._probe.close()
