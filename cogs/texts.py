@@ -448,6 +448,7 @@ MEMORY_MEASURED = "{size:.2f}GB measured"
 PACE = "{frames} frames"
 PACE_EACH = ", {milliseconds:.0f} ms each"
 FRAMES = "Frames"
+FRAMES_LIMIT = "Limit: {limit}"
 FRAMES_VALUE = (
     "Source: {source}\n{captured} captured · {analysed} analysed · {unchanged} unchanged · "
     "{dropped} dropped"

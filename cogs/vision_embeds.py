@@ -54,6 +54,8 @@ def status_embed(pipeline: VisionPipeline, simulated: bool, prefix: str) -> disc
         unchanged=counts.unchanged,
         dropped=counts.dropped,
     )
+    if counts.limit:
+        frames += "\n" + texts.FRAMES_LIMIT.format(limit=plain(counts.limit))
     embed.add_field(name=texts.FRAMES, value=shortened(frames, 1024), inline=False)
     return embed
 

@@ -82,3 +82,5 @@ class PipelineCounts:
     unchanged: int = 0
     dropped: int = 0
     """Frames that a newer one replaced before a model was free."""
+    limit: str = ""
+    """What keeps frames from being looked at as often as configured, in words."""

@@ -108,11 +108,19 @@ def test_a_parked_model_sees_no_frame_and_asks_once_to_come_back() -> None:
 
 
 def test_a_picture_that_stands_still_wakes_nobody() -> None:
-    gate = threading.Event()
+    began = threading.Event()
+
+    class Gate(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            began.set()
+            return super().wait(timeout)
+
+    gate = Gate()
     yolo = ScriptedModel(place=CARD, gate=gate)
     with Bench(ScriptedSource([5] * 40), yolo) as bench:
         seat = bench.analysis.seat("yolo")
         assert seat is not None
+        assert began.wait(20)
         seat.parked = True  # it is at its first batch, and at no other after that
         gate.set()
         bench.wait_for(Reported, 40)

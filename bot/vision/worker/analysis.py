@@ -23,6 +23,7 @@ from bot.vision.worker.devices import (
 )
 from bot.vision.worker.inbox import Captured
 from bot.vision.worker.models import VisionModel
+from bot.vision.worker.pace import Pace
 from bot.vision.worker.protocol import (
     Dying,
     ModelBroke,
@@ -85,6 +86,7 @@ class Analysis:
         """Held while a batch is computed: who changes models takes it."""
         self._seats: dict[ModelName, Seat] = {}
         self._capture: Capture | None = None
+        self._pace: Pace | None = None
         self._counts = PipelineCounts()
         self._latest: tuple[Frame, FrameReport] | None = None
         self._busy_since: float | None = None
@@ -114,8 +116,10 @@ class Analysis:
 
     @property
     def counts(self) -> PipelineCounts:
-        capture = self._capture
-        return self._counts if capture is None else capture.inbox.counted(self._counts)
+        capture, pace = self._capture, self._pace
+        if capture is None or pace is None:
+            return self._counts
+        return replace(capture.inbox.counted(self._counts), limit=pace.limit)
 
     def consumed(self, reports: int) -> None:
         if reports > 0:
@@ -127,6 +131,7 @@ class Analysis:
             if self._capture is not None:
                 self._counts = self._capture.inbox.counted(self._counts)
             self._capture = capture
+            self._pace = Pace(capture.order) if capture is not None else None
             for seat in self._seats.values():
                 seat.content = -1
             if capture is not None:
@@ -347,6 +352,9 @@ class Analysis:
             analysed=self._counts.analysed + bool(result.devices),
             unchanged=self._counts.unchanged + unchanged,
         )
+        if self._pace is not None:
+            counted = capture.inbox.counted(self._counts)
+            self._pace.note(time.monotonic(), counted, milliseconds, result.devices)
         if capture.order.every_frame:
             while not self._credit.acquire(timeout=WAIT_SECONDS):
                 if self._stopping.is_set() or self._capture is not capture:
