@@ -24,6 +24,11 @@ def plain(text: str) -> str:
     return discord.utils.escape_mentions(discord.utils.escape_markdown(text))
 
 
+def footing(text: str) -> str:
+    """For footers, which know no markup but may hold names."""
+    return discord.utils.escape_mentions(text)
+
+
 def sentence(text: str, prefix: str) -> str:
     """Our own words, which may quote commands in backticks and name cards and programs.
 

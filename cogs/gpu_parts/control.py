@@ -12,7 +12,7 @@ import discord
 from discord.ext import commands
 
 from cogs import texts
-from cogs.embeds import CALM, TIGHT, fitted, plain, sentence, shortened
+from cogs.embeds import CALM, TIGHT, fitted, footing, plain, sentence, shortened
 from cogs.gpu_parts.faces import choice_words
 from danzar_gpu.choices import OFFLOAD
 from danzar_gpu.ledger import Footprint
@@ -48,7 +48,7 @@ class Outcome:
         embed.add_field(name=texts.BEFORE, value=fitted(self.before), inline=False)
         embed.add_field(name=texts.AFTER, value=fitted(self.after), inline=False)
         footer = texts.ACTED_BY_UNDO if self.undone_by_reset else texts.ACTED_BY
-        embed.set_footer(text=footer.format(who=shortened(who, 100), prefix=host.prefix))
+        embed.set_footer(text=footer.format(who=footing(shortened(who, 100)), prefix=host.prefix))
         return embed
 
 

@@ -38,15 +38,14 @@ def profile_pages(host: Host, profiles: Sequence[ModelProfile]) -> list[discord.
 
 def heading(profile: ModelProfile) -> str:
     """The model, the device, and what of ours it serves."""
-    template = texts.PROFILE_HEADING if profile.service else texts.PROFILE_HEADING_OLD
-    return shortened(
-        template.format(
-            service=plain(profile.service.upper()),
-            model=plain(shortened(profile.model, 100)),
-            device=plain(shortened(profile.device_name, 80)),
-        ),
-        256,
-    )
+    words = plain(shortened(profile.model, 100))
+    if profile.service:
+        service = plain(profile.service.upper())
+        words = texts.PROFILE_SERVICE.format(service=service, model=words)
+    if profile.device_name:  # none before it was loaded anywhere
+        device = plain(shortened(profile.device_name, 80))
+        words = texts.PROFILE_HEADING.format(model=words, device=device)
+    return shortened(words, 256)
 
 
 def profile_lines(profile: ModelProfile, prefix: str) -> Iterator[str]:
