@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 QUALITIES = (90, 75, 50)
 """Of the JPEG; the lesser ones only where a picture would be too large to be sent."""
-MISSING = "danzar capture: {} is not installed; pip install -e '.[capture]' in Danzar's folder"
+MISSING = 'danzar capture: {} is not installed; pip install -e ".[capture]" in Danzar\'s folder'
 
 
 class Ended(Exception):

@@ -283,7 +283,7 @@ def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iter
     """Does torch work, and does it number the cards as the driver does?"""
     if "failed" in answer:
         what = f"torch could not be asked: {answer['failed']}"
-        yield Finding("torch", "failure", what, "install again: pip install -e '.[vision]'")
+        yield Finding("torch", "failure", what, 'install again: pip install -e ".[vision]"')
         return
     build = f"CUDA {answer['cuda']}" if answer["cuda"] else "CPU only"
     yield Finding("torch", "ok", f"torch {answer['version']} ({build})")

@@ -17,5 +17,5 @@ def why_no_vision(missing: tuple[str, ...]) -> str:
     """What people are told when there are some."""
     return (
         f"vision is not part of this installation ({', '.join(missing)} missing); the rest works. "
-        "Install it with `pip install -e '.[vision]'`, or take the image's target `full`"
+        'Install it with `pip install -e ".[vision]"`, or take the image\'s target `full`'
     )
