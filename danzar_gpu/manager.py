@@ -556,10 +556,14 @@ class GPUMemoryManager:
         Raises:
             AdmissionRefused: no device may be used (or not within ``timeout``), and why.
         """
+        predicted = need
         if model:
             self._predicted[model] = need.total_bytes
             need = self._recall(name, model, need)
-        request = Request(name, need, holder, priority, min_residency)
+        measured = bool(model) and self._book.expected(model) is not None
+        request = Request(
+            name, need, holder, priority, min_residency, predicted if measured else None
+        )
         # Decided on a fresh reading: a minute ago the card may have been empty. If it can't be
         # read the old one's age counts against it.
         with contextlib.suppress(ProbeError):
