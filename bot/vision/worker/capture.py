@@ -68,7 +68,7 @@ class Capture:
         self._stop.set()
         self._go.set()
         self.inbox.close()
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=15)
 
     def _run(self) -> None:

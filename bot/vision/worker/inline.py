@@ -44,10 +44,13 @@ class InlineWorker(WorkerHandle):
         return worker
 
     def _run(self) -> None:
-        self.worker.run()
-        self._ended.set()
-        why = self._last_words or "the inline worker ended"
-        self._loop.call_soon_threadsafe(self._lost, why)
+        try:
+            self.worker.run()
+        finally:
+            # Whatever happened: somebody waits for the end.
+            self._ended.set()
+            why = self._last_words or "the inline worker ended"
+            self._loop.call_soon_threadsafe(self._lost, why)
 
     def receive(self) -> RequestEnvelope | None:
         data = self._requests.get()
