@@ -108,7 +108,7 @@ class VisionPipeline:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._state: PipelineState = "off"
         self._reason = ""
-        self._why_off = "Vision is off; `!vision start` starts it"
+        self._why_off = f"Vision is off; {self._command('vision start')} starts it"
         self._source = ""
         self._source_trouble = ""
         self._latest: FrameReport | None = None
@@ -126,6 +126,10 @@ class VisionPipeline:
         self._stopping = asyncio.Lock()
         self.ended: asyncio.Future[SourceEnded] | None = None
         """Done when the source has no more frames; made anew by each start."""
+
+    def _command(self, words: str) -> str:
+        """As people type it in this bot."""
+        return f"`{self._settings.discord.prefix}{words}`"
 
     # --- what is -------------------------------------------------------------------------------
 
@@ -238,7 +242,9 @@ class VisionPipeline:
         try:
             picture, jpeg = await worker.ask(TakePicture(), Picture, timeout=PICTURE_SECONDS)
         except (WorkerGone, WorkerRefused, TimeoutError) as error:
-            raise VisionUnavailable(f"The picture can't be had: {str(error) or 'no answer'}") from error
+            raise VisionUnavailable(
+                f"The picture can't be had: {str(error) or 'no answer'}"
+            ) from error
         return Look(picture.report or report, jpeg)
 
     async def use_concepts(self, concepts: tuple[str, ...]) -> None:
@@ -276,7 +282,8 @@ class VisionPipeline:
         clip = self._clip.status
         if clip.state in ("off", "failed", "waiting"):
             raise VisionUnavailable(
-                f"CLIP does not run ({clip.state}): {clip.reason}; `!vision status` shows more"
+                f"CLIP does not run ({clip.state}): {clip.reason}; "
+                f"{self._command('vision status')} shows more"
             )
         await self._wake_clip()
         request = ScorePhrases(phrases=tuple(phrases), background=BACKGROUND)
@@ -419,7 +426,8 @@ class VisionPipeline:
             self._set(
                 "failed",
                 f"vision is off after {MOST_FAILURES} failures in "
-                f"{FAILURE_WINDOW_SECONDS / 60:g} minutes: {why}; `!vision start` tries again",
+                f"{FAILURE_WINDOW_SECONDS / 60:g} minutes: {why}; "
+                f"{self._command('vision start')} tries again",
             )
         log.error("%s", self._reason)
         if self.ended is not None and not self.ended.done():

@@ -209,7 +209,7 @@ class WatchDesk:
                 return watch
         if len(self.watches) >= MOST_WATCHES:
             raise TooManyWatches(
-                f"{MOST_WATCHES} things are watched already; remove one with `!vision watch remove`"
+                f"{MOST_WATCHES} things are watched already; remove one with `vision watch remove`"
             )
         watch = Watch(self._next, what, kind, channel_id, guild_id, author_id)
         self._next += 1

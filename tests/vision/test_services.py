@@ -17,6 +17,7 @@ from bot.settings import Settings
 from bot.vision.clip import ClipService
 from bot.vision.clip import predict as predict_clip
 from bot.vision.model_files import FileRefused, safetensors_parameters
+from bot.vision.pipeline import VisionUnavailable
 from bot.vision.service import ModelService
 from bot.vision.yolo import YoloService
 from bot.vision.yolo import predict as predict_yolo
@@ -136,6 +137,13 @@ async def test_without_the_cpu_a_model_waits_and_comes_back(files: tuple[Path, P
         assert all(x.device != "cpu" for x in manager_of(pipeline).leases)
         rig.cards[1].programs["game"] = 1.0
         await until(lambda: both_run(pipeline), "both models again")
+
+
+async def test_words_name_commands_as_people_type_them(files: tuple[Path, Path]) -> None:
+    settings = settings_for(*files, discord={"prefix": "?"})
+    async with running(settings, start=False) as pipeline:
+        with pytest.raises(VisionUnavailable, match=r"`\?vision start` starts it"):
+            await pipeline.look(with_image=False)
 
 
 async def test_a_model_that_always_fails_is_off_and_the_other_goes_on(
