@@ -107,6 +107,13 @@ class Admission:
             return None
         if any(r.moving or r.better_since is not None for r in ledger):
             return None
+        # Somebody off the cards may take a place as soon as another has been there for long
+        # enough, or as soon as it may return itself.
+        least = self.config.min_residency_seconds
+        if any(r.uuid is None for r in ledger) and any(
+            now - r.landed_at < least or cooling(r, self.config, now) for r in ledger
+        ):
+            return None
         figures = [(d.uuid, d.free_bytes, d.total_bytes, d.processes) for d in snapshot.devices]
         return ledger.version, self.reservation_bytes, (*ledger.kept_off,), snapshot.faults, figures
 

@@ -154,6 +154,20 @@ def test_a_more_important_model_names_whom_it_displaces() -> None:
     assert equal.device == "cpu"
 
 
+def test_what_was_measured_before_counts_and_is_shown_beside_the_prediction() -> None:
+    tight = snapshot(Card("LLM", programs={"x": 11.5}), Card("vision", programs={"game.exe": 9.9}))
+    measured, predicted = Footprint(gb(1.5)), Footprint(gb(1.1))
+    found = place(Request("clip", measured, predicted=predicted), tight, Ledger(), config(), 0)
+    assert found.device == "cuda:1"
+    assert found.reason.endswith("; it took 1.50GB before (1.10GB predicted)")
+    # A mere prediction of the same size needs a margin: 30 %, the headroom included.
+    large = config(vision_memory_limit_gb=8)
+    roomy = snapshot(Card("LLM", programs={"x": 11.5}), Card("vision", programs={"game.exe": 8.4}))
+    for known, device in ((Footprint(gb(2)), "cuda:1"), (None, "cpu")):
+        request = Request("sam", Footprint(gb(3)), predicted=known)
+        assert place(request, roomy, Ledger(), large, 0).device == device
+
+
 def test_can_use_says_what_the_guide_says_of_the_llms_card() -> None:
     reading = snapshot(Card("RTX 4070", programs={}), Card("RTX 4070 Super"))
     held = rooms(reading, Ledger(), config(main_llm_memory_reservation_gb=11.5), 0)

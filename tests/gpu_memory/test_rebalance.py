@@ -1,0 +1,98 @@
+"""Who takes whose place on a card: the important, then the many; and nobody twice in a row."""
+
+from __future__ import annotations
+
+from danzar_gpu.admission import Admission
+from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.ledger import Footprint, LeaseRecord, Request
+from danzar_gpu.memory import MemorySnapshot
+from tests.gpu_memory.rig import Card, gb
+
+FULL = {"trainer": 11.8}
+
+
+class Desk:
+    """Admission in front of cards that a test rewrites; whoever is told to move moves at once."""
+
+    def __init__(self, *cards: Card, **config: object) -> None:
+        self.cards = cards
+        self.now = 0.0
+        self.moves: list[str] = []
+        self.told: list[LeaseRecord] = []
+        self.admission = Admission(
+            GPUMemoryConfig.model_validate(config), lambda *_: None, self.told.append
+        )
+        self.look()
+
+    def look(self) -> None:
+        devices = tuple(card.device(i, self.now) for i, card in enumerate(self.cards))
+        self.admission.observe(MemorySnapshot(self.now, "scripted", devices, self.now), self.now)
+        for record in self.told:
+            self.moves.append(f"{record.request.name} to {record.target_device}")
+            self.admission.landed(record, self.now)
+        self.told.clear()
+
+    def ask(self, name: str, size: float, priority: int) -> None:
+        self.look()
+        need = Footprint(gb(size))
+        request = Request(name, need, "worker", priority, predicted=need)
+        self.admission.ask(request, "cpu", self.now, lambda _: None)
+
+    def wait(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1.0
+            self.look()
+
+    def where(self) -> dict[str, str]:
+        return {r.request.name: r.device for r in self.admission.ledger}
+
+
+def test_a_more_important_model_takes_the_place_of_another_once_only_one_card_is_left() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision, Card("third"))
+    desk.ask("clip", 1.5, 10)
+    vision.programs = FULL
+    desk.wait(2)
+    assert desk.where() == {"clip": "cuda:2"}
+    vision.programs = {}
+    desk.ask("yolo", 1.0, 20)
+    assert desk.where()["yolo"] == "cuda:1"
+    vision.programs = FULL
+    desk.wait(2)
+    assert desk.where() == {"clip": "cuda:2", "yolo": "cpu"}
+    desk.wait(30)
+    assert desk.where() == {"clip": "cpu", "yolo": "cuda:2"}
+    desk.wait(600)
+    assert desk.moves == ["clip to cuda:2", "yolo to cpu", "clip to cpu", "yolo to cuda:2"]
+
+
+def test_of_equally_important_models_two_small_ones_replace_a_large_one() -> None:
+    desk = Desk(Card("LLM", programs=FULL), Card("vision"))
+    desk.ask("large", 1.6, 5)
+    desk.ask("small", 0.7, 5)
+    desk.ask("tiny", 0.5, 0)
+    assert desk.where() == {"large": "cuda:1", "small": "cpu", "tiny": "cpu"}
+    desk.wait(120)
+    assert desk.where() == {"large": "cpu", "small": "cuda:1", "tiny": "cuda:1"}
+    assert len(desk.moves) == 3
+    desk.wait(1200)
+    assert len(desk.moves) == 3
+
+
+def test_one_small_model_does_not_replace_an_equally_important_large_one() -> None:
+    desk = Desk(Card("LLM", programs=FULL), Card("vision"))
+    desk.ask("large", 1.6, 5)
+    desk.ask("small", 0.7, 5)
+    desk.wait(300)
+    assert desk.where() == {"large": "cuda:1", "small": "cpu"}
+    assert desk.moves == []
+
+
+def test_the_contexts_of_other_cards_do_not_make_a_model_too_large_for_visions_limit() -> None:
+    desk = Desk(Card("LLM", programs=FULL), Card("vision"))
+    need = Footprint(gb(1.9), context_bytes=gb(0.6))
+    desk.admission.ask(Request("clip", need, "worker"), "cpu", 0.0, lambda _: None)
+    assert desk.where() == {"clip": "cuda:1"}
+    room = desk.admission.rooms(0.0)[1]
+    assert room.vision_leased == gb(1.9)
+    assert room.pending == need.total_bytes
