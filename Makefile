@@ -33,6 +33,11 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed-demo
 
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	@echo "Installing Danzar and what it is measured against into $(VENV)."
+	@$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@ $(VENV)/.installed-demo
+
 run: $(VENV)/.installed-demo ## start the bot on Discord (DISCORD_TOKEN), else the local chat page
 	@sh tools/system_packages.sh run
 	@exec $(BIN)/danzar $(ARGS)
@@ -63,11 +68,9 @@ docs: $(VENV)/.installed-demo ## write docs/configuration.md from the models of 
 	@$(BIN)/python -m bot.settings_docs > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
 
-bench: $(VENV)/.installed-demo ## list the benchmarks
-	@ls benchmarks/*.py >/dev/null 2>&1 || echo "There are no benchmarks yet."
-	@for file in benchmarks/*.py; do [ -e "$$file" ] || continue; \
-	  module=$$(basename "$$file" .py); [ "$$module" = __init__ ] && continue; \
-	  echo "$(BIN)/python -m benchmarks.$$module"; done
+bench: $(VENV)/.installed-bench ## measure against plain ways, write docs/performance.md (10 minutes)
+	@sh tools/system_packages.sh test
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment and what tools leave behind; data/ and models/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis docs/*.new

@@ -15,7 +15,7 @@ from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.probes.simulated import SimulatedProbe
 
-LOAD_SECONDS = 240.0
+LOAD_SECONDS = 600.0
 CPU = Destination(device="cpu")
 
 

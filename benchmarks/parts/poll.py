@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.measuring import Spread, Subject, interleaved, ratio
@@ -13,6 +14,7 @@ from benchmarks.runs import Run
 from tests.standin.nvml import GUIDE, STILL_VARIABLE, StandinNvml, build
 
 TIMES = {"Danzar": 2000, "pynvml": 2000, "nvitop": 1000, "gpustat": 5, "GPUtil": 5}
+PEERS = ("nvitop", "gpustat", "GPUtil")
 READS = {
     "Danzar": "memory, utilisation, temperature, power; as typed objects",
     "pynvml": "memory, utilisation; the bare calls",
@@ -25,6 +27,9 @@ SMI_LINE = "%d, %s, 37, 12288, 7270, 5018, 580.95.05, %s, 0, Disabled, Disabled,
 
 async def measure(run: Run) -> Result:
     result = Result("Polling the cards")
+    if missing := [name for name in PEERS if find_spec(name) is None]:
+        result.skipped = f"{', '.join(missing)} must be there: pip install -e '.[bench]'"
+        return result
     try:
         driver = build(run.folder)
     except FileNotFoundError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from benchmarks.subjects.answering import answer_lines
@@ -17,13 +18,14 @@ from benchmarks.subjects.answering import answer_lines
 
 def pollers() -> tuple[dict[str, Callable[[], object]], int]:
     """Who can be asked, and how many cards there are."""
-    import gpustat
-    import GPUtil
-    import nvitop
     import pynvml
 
     from danzar_gpu.probes.nvml import NvmlProbe
 
+    # Only the extra `bench` brings these; nothing else of ours knows them.
+    nvitop: Any = import_module("nvitop")
+    gpustat: Any = import_module("gpustat")
+    gputil: Any = import_module("GPUtil")
     probe = NvmlProbe.open()
     cards = len(probe.read(time.monotonic(), processes=True).devices)
     devices: list[Any] = nvitop.Device.all()
@@ -46,7 +48,7 @@ def pollers() -> tuple[dict[str, Callable[[], object]], int]:
         "pynvml": bare,
         "nvitop": of_nvitop,
         "gpustat": gpustat.new_query,
-        "GPUtil": GPUtil.getGPUs,
+        "GPUtil": gputil.getGPUs,
     }, cards
 
 

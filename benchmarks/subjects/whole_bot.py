@@ -34,7 +34,7 @@ from danzar_gpu.probes.simulated import SimulatedProbe
 
 DESIGN = sys.argv[1] if len(sys.argv) > 1 else "worker"
 STATUS_SECONDS = 1.0
-SETTLE_SECONDS = 240.0
+SETTLE_SECONDS = 600.0
 
 
 class Bot:
