@@ -323,7 +323,7 @@ def recent_moves(found: Iterable[ModelProfile]) -> Table:
     for heading in ("when", "model", "what", "from", "to"):
         shown.add_column(heading)
     shown.add_column("s", justify="right")
-    shown.add_column("GB", justify="right")
+    shown.add_column("MB", justify="right")
     shown.add_column("why", overflow="fold")
     lines = [(move, profile) for profile in found for move in profile.moves]
     for move, profile in sorted(lines, key=lambda line: line[0].at)[-MOVES_PRINTED:]:
@@ -335,7 +335,7 @@ def recent_moves(found: Iterable[ModelProfile]) -> Table:
             move.from_device or "-",
             move.to_device or "-",
             f"{move.seconds:.2f}" if move.seconds else "-",
-            _gb(move.bytes or None),
+            f"{move.bytes / 2**20:.0f}" if move.bytes else "-",
             Text(move.reason),
         )
     return shown
@@ -362,4 +362,6 @@ def _seconds(timing: Timing | None) -> str:
 
 def _percentiles(profile: ModelProfile) -> str:
     values = (profile.p50_ms, profile.p95_ms, profile.p99_ms)
-    return " / ".join("-" if v is None else f"{v:.3g}" for v in values) if profile.frames else "-"
+    if not profile.frames:
+        return "-"
+    return " / ".join("-" if v is None else f"{v:.0f}" if v >= 100 else f"{v:.3g}" for v in values)

@@ -59,6 +59,8 @@ IDLE_PERIODS = 3
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 SIMULATED = " (simulated)"
+REHEARSED = " (rehearsed on the CPU)"
+"""torch can't use the card: what is timed is not the card's doing."""
 CPU = "CPU"
 """In place of a card's name."""
 
@@ -144,6 +146,7 @@ class ModelService(ABC):
         self._key = ""
         """What footprints, moves and latencies are kept under."""
         self._device_name = CPU
+        self._rehearsed = False
         self._in_worker = False
         """Whether the worker has it, parked or at work."""
         self._due = asyncio.Event()
@@ -498,6 +501,8 @@ class ModelService(ABC):
         self._measured_bytes = None
         if placed.backend or placed.on_card:
             self._key = plan.key(precision_of(placed.backend))
+        if lease.device.startswith("cuda:"):
+            self._rehearsed = not placed.on_card
         card = self._card_name(lease.device)
         self._device_name = card if placed.on_card or card.endswith(SIMULATED) else CPU
         if placed.on_card:
@@ -549,7 +554,9 @@ class ModelService(ABC):
             return CPU
         card = snapshot.device(device_index(device))
         name = card.name if card is not None else device
-        return f"{name}{SIMULATED}" if snapshot.simulated else name
+        if snapshot.simulated:
+            return name + SIMULATED
+        return name + REHEARSED if self._rehearsed else name
 
     def _destination(self, device: str) -> Destination:
         if device == "cpu":

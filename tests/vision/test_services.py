@@ -102,6 +102,8 @@ async def test_a_card_that_torch_can_not_use_says_so_and_how_to_mend_it(
         await until(lambda: both_run(pipeline), "both models")
         status = pipeline.services["yolo"]
         assert status.device == "cuda:1 (torch can't use it; really on the CPU)"
+        records = await manager_of(pipeline).records.read()
+        assert {m.device_name for m in records.moves} == {"RTX 4070 Super (rehearsed on the CPU)"}
         assert "install a build for CUDA" in status.reason
 
 
