@@ -1,0 +1,1 @@
+"""Bytes that nobody meant to send: what reads them says so in words, and never hangs."""

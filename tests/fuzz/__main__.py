@@ -1,0 +1,43 @@
+"""Coverage-guided fuzzing with atheris: ``python -m tests.fuzz TARGET --seconds 300``.
+
+A finding is printed with its traceback and written to ``crash-...`` in the working folder; put it
+into ``tests/fuzz/seeds.py`` when it is mended. Needs the extra ``fuzz`` (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    atheris: Any = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["bot", "danzar_gpu", "cogs"]):
+        from tests.fuzz.targets import TARGETS
+    from tests.fuzz.seeds import seeds
+
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser.add_argument("target", choices=sorted(TARGETS))
+    parser.add_argument("--seconds", type=int, default=300)
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(seeds(arguments.target)):
+            (Path(corpus) / f"seed-{number}").write_bytes(seed)
+        options = [
+            f"-max_total_time={arguments.seconds}",
+            "-timeout=20",
+            "-max_len=8192",
+            "-rss_limit_mb=2048",
+        ]
+        atheris.Setup([sys.argv[0], *options, corpus], TARGETS[arguments.target])
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Whatever befalls the worker, or those who look after it: found, said, mended, never for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.settings import Settings
+from bot.vision.pipeline import VisionUnavailable
+from bot.vision.service import ModelService
+from bot.vision.worker.handle import ProcessWorker, WorkerGone, WorkerRefused
+from bot.vision.worker.protocol import Destination, LoadModel, Placed, Reply, YoloSpec
+from tests.vision.running import inline, manager_of, running, settings_for, two_cards, until
+from tests.vision.scripted import Bench, ScriptedModel, ScriptedSource
+
+NOWHERE = YoloSpec(
+    path="nowhere.pt",
+    classes=(),
+    confidence_threshold=0.5,
+    iou_threshold=0.5,
+    max_detections=10,
+    batch_size=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.vision.pipeline.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("bot.vision.watchdog.PING_SECONDS", 0.02)
+
+
+def stub(folder: Path, **sections: Any) -> Settings:
+    """Settings for scripted models: their file only has to exist."""
+    path = folder / "yolo.pt"
+    path.write_bytes(b"a scripted model")
+    return settings_for(path, folder, clip={"enabled": False}, **sections)
+
+
+async def test_a_worker_that_grows_is_replaced_and_a_loop_of_it_ends_in_words(
+    tmp_path: Path,
+) -> None:
+    # An inline worker is as large as this process, far beyond the limit.
+    settings = stub(tmp_path, vision={"worker_memory_limit_gb": 0.01})
+    factory = inline(ScriptedModel("yolo"))
+    async with running(settings, worker_factory=factory) as pipeline:
+        await until(lambda: pipeline.state == "failed", "giving up")
+        words = pipeline.state_reason
+        assert "vision is off after 5 failures in 10 minutes" in words
+        assert "GB of main memory, more than vision.worker_memory_limit_gb (0.01)" in words
+        assert "`!vision start` tries again" in words
+        assert manager_of(pipeline).leases == ()
+        started = pipeline.worker_starts
+        await asyncio.sleep(0.1)
+        assert pipeline.worker_starts == started == 5, "it does not go on trying"
+        await pipeline.start()
+        assert pipeline.worker_starts > started, "a person's word makes it try again"
+
+
+async def test_a_card_that_comes_is_used_and_is_no_failure(tmp_path: Path) -> None:
+    rig = two_cards()
+    rig.missing = {0, 1}
+    settings = stub(tmp_path)
+    async with running(settings, rig, worker_factory=inline(ScriptedModel("yolo"))) as pipeline:
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
+        assert pipeline.services["yolo"].device == "cpu"
+        rig.missing = set()
+        await until(
+            lambda: (pipeline.services["yolo"].device or "").startswith("cuda:1"), "the card"
+        )
+        await until(lambda: pipeline.state == "running", "the second worker")
+        assert pipeline.worker_starts == 2
+        assert not pipeline._failures  # pyright: ignore[reportPrivateUsage]
+        # A card that goes and comes back is no new one.
+        rig.missing = {0}
+        await asyncio.sleep(0.4)
+        rig.missing = set()
+        await asyncio.sleep(0.4)
+        assert pipeline.worker_starts == 2
+
+
+async def test_a_fault_in_a_service_does_not_leave_it_loading_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(self: ModelService, worker: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(ModelService, "run", breaks)
+    async with running(stub(tmp_path), worker_factory=inline()) as pipeline:
+        await until(lambda: pipeline.state == "failed", "giving up")
+        assert "a fault in Danzar: KeyError: 'a defect'" in pipeline.state_reason
+
+
+async def test_a_fault_in_the_supervisor_is_told_as_a_failure(tmp_path: Path) -> None:
+    async def breaks(threads: int, listener: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with running(stub(tmp_path), worker_factory=breaks) as pipeline:
+        await until(lambda: pipeline.state == "failed", "giving up")
+        with pytest.raises(VisionUnavailable, match="a fault in Danzar: RuntimeError: a defect"):
+            await pipeline.look(with_image=False)
+
+
+async def test_a_listener_that_fails_does_not_deafen_the_bot() -> None:
+    heard: list[str] = []
+
+    def fails(event: Reply) -> None:
+        heard.append(event.kind)
+        raise KeyError("a defect of the listener")
+
+    worker = await ProcessWorker.start(1, fails)
+    order = LoadModel(spec=NOWHERE, destination=Destination(device="cpu"))
+    with pytest.raises(WorkerRefused):
+        await worker.ask(order, Placed, timeout=60)
+    assert heard
+    os.kill(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    await worker.close()
+    # Not a speed: SIGTERM leaves the bot five seconds in all.
+    assert time.monotonic() - began < 5
+    with pytest.raises(WorkerGone):
+        await worker.ask(order, Placed, timeout=1)
+
+
+async def test_a_worker_that_somebody_killed_says_who_might_have() -> None:
+    worker = await ProcessWorker.start(1, lambda _: None)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert "the system ends so what takes too much memory" in await worker.wait_gone()
+    await worker.close()
+
+
+def test_a_frame_that_breaks_the_analysis_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bot.vision.worker.analysis import Analysis
+    from bot.vision.worker.protocol import Dying, Reported
+
+    deal = Analysis._deal_with  # pyright: ignore[reportPrivateUsage]
+
+    def breaks(self: Analysis, batch: list[object], capture: object) -> None:
+        if batch[0].frame.image[0, 0, 0] == 3:  # pyright: ignore
+            raise IndexError("a frame of a kind that nobody thought of")
+        deal(self, batch, capture)  # pyright: ignore
+
+    monkeypatch.setattr(Analysis, "_deal_with", breaks)
+    model = ScriptedModel(batch_size=1)
+    with Bench(ScriptedSource((1, 2, 3, 4)), model, every_frame=False) as bench:
+        bench.wait_for(Reported, count=1)
+        deadline = time.monotonic() + 20
+        while 4 not in model.seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert 4 in model.seen
+    assert bench.events(Dying) == []
