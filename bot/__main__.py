@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bot")
 
+OBSERVED_AFTER_SECONDS = 0.5
 PROBES = ("auto", "nvml", "torch", "simulated")
 
 EPILOG = """\
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: Path) -> int:
     if args.command == "config":
-        return _config(args.action, settings, path)
+        return _config(args.action, settings, path, args.probe)
     if args.command == "status":
         from bot import status
 
@@ -222,12 +224,20 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
     return _run_bot(args, settings, path)
 
 
-def _config(action: str, settings: configuration.Settings, path: Path) -> int:
+def _config(action: str, settings: configuration.Settings, path: Path, probe: ProbeName) -> int:
     if action == "show":
         import yaml
 
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-    elif path.exists():
+        return Exit.OK
+    from bot.misfits import misfits_here
+
+    if found := misfits_here(settings, path, "nvml" if probe == "auto" else probe):
+        for line, _ in found:
+            print(line, file=sys.stderr)
+        if any(misfit.fatal for _, misfit in found):
+            return Exit.CONFIGURATION
+    if path.exists():
         print(f"{path}: all is well.")
     else:
         print(f"{path} does not exist; the defaults apply, and they are well.")
@@ -262,7 +272,6 @@ async def _serve(
     args: argparse.Namespace, settings: configuration.Settings, token: str | None, path: Path
 ) -> Exit:
     from bot.context import open_context
-    from bot.health import observed
     from bot.reload import reload_or_say_why
     from bot.stopping import reload_on_hangup, stop_on_signals
     from danzar_gpu.probes import ProbeError
@@ -281,10 +290,20 @@ async def _serve(
                 work = reload_or_say_why(context, "SIGHUP")
                 context.run_in_background(work, "reading the configuration again")
 
-            async with observed(context):
-                quick_start.over()
-                with reload_on_hangup(stop, reload):
-                    return await _talk(args, context, token, stop)
+            context.run_in_background(_observe(context), "health and metrics")
+            quick_start.over()
+            with reload_on_hangup(stop, reload):
+                return await _talk(args, context, token, stop)
+
+
+async def _observe(context: AppContext) -> None:
+    """Serve health and metrics, a moment after the start: what they import is not the bot's."""
+    if not context.settings.observability.enabled:
+        return
+    await asyncio.sleep(OBSERVED_AFTER_SECONDS)
+    health = await asyncio.to_thread(import_module, "bot.health")
+    async with health.observed(context):
+        await asyncio.Event().wait()
 
 
 async def _talk(

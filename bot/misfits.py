@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bot.yaml_document import read
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.memory import GIB, MemorySnapshot
+from danzar_gpu.probes import ProbeError, ProbeName, open_probe
+
+if TYPE_CHECKING:
+    from bot.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +63,23 @@ def misfits(config: GPUMemoryConfig, snapshot: MemorySnapshot | None) -> Iterato
                 f"{config.cpu_fallback_threshold_gb:g}GB below which a card is left alone",
                 "raise it, or performance.gpu_memory_fraction",
             )
+
+
+def misfits_here(settings: Settings, path: Path, probe: ProbeName) -> list[tuple[str, Misfit]]:
+    """The same for this machine's cards, each with its place in the file.
+
+    Blocks for the driver. Nothing where there is none, or where it can't be read.
+    """
+    try:
+        opened = open_probe(probe)
+        try:
+            snapshot = opened.read(time.monotonic(), processes=False)
+        finally:
+            opened.close()
+    except ProbeError:
+        return []
+    lines = {}
+    if path.exists():
+        lines = {".".join(map(str, where)): n for where, n in read(path.read_bytes()).lines.items()}
+    found = misfits(settings.gpu_memory, snapshot)
+    return [(f"{path}:{lines.get(misfit.key, 1)}: {misfit}", misfit) for misfit in found]

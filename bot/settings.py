@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bot.capture_address import DEFAULT_PORT, parse_address
+from bot.settings_contradictions import contradictions
 from bot.settings_problems import problems_of
 from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read
 from danzar_gpu.config import CudaDevice, GPUMemoryConfig
@@ -23,6 +24,8 @@ DEFAULT_PATH = Path("config/vision_config.yaml")
 MAX_SHOWN = 20
 """Problems that one refusal lists."""
 MAX_TOKEN_FILE = 4096
+LARGEST_SIDE = 16384
+"""Pixels: more than any screen, and few enough that a frame fits into memory."""
 
 GAME_CONCEPTS = (
     "exploring the world",
@@ -42,6 +45,10 @@ GAME_CONCEPTS = (
 """The default profile's phrases: those that the shipped CLIP was trained to tell apart."""
 
 Phrase = Annotated[str, Field(min_length=1, max_length=200)]
+Place = Annotated[
+    str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")
+]
+"""A path or a name: something printable that is not blank."""
 
 
 class Section(BaseModel):
@@ -81,11 +88,15 @@ class CaptureSettings(Section):
         title="Region",
         description="left, top, width, height in pixels, for `source: region`.",
     )
-    path: str | None = Field(
+    path: Place | None = Field(
         default=None, title="Path", description="The video file or the folder of images."
     )
-    url: str | None = Field(
-        default=None, title="Address", description="The stream: rtsp, rtmp, udp, srt, http(s)."
+    url: Annotated[str, Field(pattern=r"(?i)^(rtsps?|rtmps?|udp|rtp|srt|https?)://\S+$")] | None = (
+        Field(
+            default=None,
+            title="Address",
+            description="The stream: rtsp, rtmp, udp, rtp, srt, http(s).",
+        )
     )
     loop: bool = Field(
         default=False, title="Loop", description="Start a file or folder again at its end."
@@ -116,8 +127,16 @@ class CaptureSettings(Section):
     @field_validator("region")
     @classmethod
     def _positive(cls, region: tuple[int, int, int, int] | None) -> Any:
-        if region is not None and (region[2] < 16 or region[3] < 16):
-            raise ValueError("a region is at least 16 x 16 pixels")
+        if region is None:
+            return None
+        left, top, width, height = region
+        if not (16 <= width <= LARGEST_SIDE and 16 <= height <= LARGEST_SIDE):
+            raise ValueError(
+                f"a region is at least 16 x 16 pixels and at most {LARGEST_SIDE} on a side"
+            )
+        # A screen left of the first one, or above it, has negative coordinates.
+        if max(abs(left), abs(top)) > 4 * LARGEST_SIDE:
+            raise ValueError("left and top lie beyond any screen")
         return region
 
 
@@ -128,12 +147,12 @@ class ClipSettings(Section):
     processing_fps: float = Field(
         default=1.0, gt=0, le=120, title="Rate", description="Frames a second that CLIP looks at."
     )
-    model_name: str = Field(
+    model_name: Place = Field(
         default="ViT-B/32",
         title="Model",
         description="open_clip's name; the shipped `clip-tiny` serves until it was pulled.",
     )
-    model_path: str = Field(
+    model_path: Place = Field(
         default="models/clip-tiny",
         title="Shipped model",
         description="Folder of the fallback model.",
@@ -150,11 +169,12 @@ class ClipSettings(Section):
     batch_size: int = Field(
         default=4, ge=1, le=64, title="Batch", description="Most frames that are taken together."
     )
-    profile: str = Field(
+    profile: Phrase = Field(
         default="default", title="Game profile", description="Which list of `profiles` is in use."
     )
-    profiles: dict[str, tuple[Phrase, ...]] = Field(
+    profiles: dict[Phrase, Annotated[tuple[Phrase, ...], Field(max_length=256)]] = Field(
         default={"default": GAME_CONCEPTS},
+        max_length=100,
         title="Profiles",
         description="Per game the phrases that CLIP chooses from.",
     )
@@ -178,7 +198,7 @@ class YoloSettings(Section):
     """YOLO finds objects and draws boxes round them."""
 
     enabled: bool = Field(default=True, title="Enabled", description="Whether YOLO runs.")
-    model_path: str = Field(
+    model_path: Place = Field(
         default="models/yolo-nano.pt", title="Model", description="An ultralytics checkpoint."
     )
     confidence_threshold: float = Field(
@@ -190,6 +210,7 @@ class YoloSettings(Section):
     classes: tuple[Phrase, ...] = Field(
         default=("health_bar", "minimap", "boss", "player", "enemy"),
         min_length=1,
+        max_length=1000,
         title="Classes",
         description="Which of the model's classes are reported.",
     )
@@ -235,6 +256,7 @@ class VisionSettings(Section):
     )
     share_channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         default=(),
+        max_length=1000,
         title="Share in",
         description=(
             "Ids of the channels where pictures may be posted although `share_frames` is off; "
@@ -321,8 +343,8 @@ class DiscordSettings(Section):
 
     prefix: str = Field(
         default="!",
-        min_length=1,
         max_length=8,
+        pattern=r"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$",
         title="Prefix",
         description="Starts a text command.",
     )
@@ -333,7 +355,7 @@ class DiscordSettings(Section):
             description="Permission that `!gpu monitor`, `!gpu log` and `!vision start` ask for.",
         )
     )
-    control_role: str | None = Field(
+    control_role: Place | None = Field(
         default=None, title="Control role", description="Members of this role may control, too."
     )
 
@@ -359,7 +381,7 @@ class ObservabilitySettings(Section):
         title="Enabled",
         description="Whether `/healthz`, `/readyz` and `/metrics` are served.",
     )
-    host: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+    host: Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")] = Field(
         default="127.0.0.1",
         title="Host",
         description=(
@@ -379,7 +401,7 @@ class ObservabilitySettings(Section):
 class DataSettings(Section):
     """What Danzar keeps on disk."""
 
-    folder: Annotated[str, Field(min_length=1)] = Field(
+    folder: Place = Field(
         default="data",
         title="Folder",
         description=(
@@ -474,9 +496,13 @@ def parse(raw: bytes | str, path: Path | str = "configuration") -> Settings:
     try:
         # As JSON, because there strict means what a person expects: a list may become a tuple and
         # 1 may become 1.0, but neither `true` nor "1" is a number.
-        return Settings.model_validate_json(json.dumps(data), strict=True)
+        settings = Settings.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise SettingsError(path, problems_of(error, Settings, document.lines)) from None
+        found = problems_of(error, Settings, document.lines, most=MAX_SHOWN)
+        raise SettingsError(path, found) from None
+    if found := contradictions(settings, document.lines):
+        raise SettingsError(path, found)
+    return settings
 
 
 class TokenError(Exception):

@@ -39,6 +39,8 @@ or from a file that `DISCORD_TOKEN_FILE` names.
 KINDS_OF_TEXT = {
     "^cuda:": "device such as `cuda:0`",
     "^https": "address with `http://` or `https://`",
+    "(?i)^(": "address such as `rtsp://camera/1`",
+    "^[A-Za": "host's name or address",
 }
 """What a text must be, by the beginning of its pattern."""
 

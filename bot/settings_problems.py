@@ -14,9 +14,9 @@ LONGEST_VALUE = 60
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], lines: Mapping[Where, int]
+    error: ValidationError, model: type[BaseModel], lines: Mapping[Where, int], *, most: int
 ) -> list[Problem]:
-    """One problem a key, in the order of the file's lines.
+    """One problem a key, in the order of the file's lines; ``most`` of them in detail.
 
     Where a key takes this or that (a device or ``cpu``), pydantic reports each alternative by
     itself: here they are one sentence.
@@ -28,11 +28,16 @@ def problems_of(
         while where and where not in lines:
             where = where[:-1]
         by_key.setdefault(where, []).append(one)
-    problems = [
-        Problem(lines.get(where), dotted(where), _sentence(where, errors, model))
-        for where, errors in by_key.items()
+    in_order = sorted(by_key, key=lambda where: lines.get(where) or 0)
+    # To look for a similar key takes time, and thousands may be wrong.
+    return [
+        Problem(
+            lines.get(where),
+            dotted(where),
+            _sentence(where, by_key[where], model) if position < most else "is wrong, too",
+        )
+        for position, where in enumerate(in_order)
     ]
-    return sorted(problems, key=lambda problem: problem.line or 0)
 
 
 def _sentence(where: Where, errors: list[Any], model: type[BaseModel]) -> str:
@@ -55,6 +60,12 @@ def _expectation(error: Any) -> str:
             return "a device such as cuda:0"
         case "string_pattern_mismatch" if str(context.get("pattern")).startswith("^https"):
             return "an address with http:// or https://"
+        case "string_pattern_mismatch" if str(context.get("pattern")).startswith("^[^\\x00"):
+            return "a text that is not blank, without control characters"
+        case "string_pattern_mismatch" if str(context.get("pattern")).startswith("(?i)^(rtsp"):
+            return "an address such as rtsp://camera/1 (rtmp, udp, rtp, srt, http(s))"
+        case "string_pattern_mismatch" if str(context.get("pattern")).startswith("^[A-Za-z0-9.:"):
+            return "a host's name or address"
         case "string_pattern_mismatch":
             return f"of the form {context.get('pattern')}"
         case "literal_error":

@@ -27,6 +27,28 @@ _TAG = "tag:yaml.org,2002:"
 _CONSTRUCTOR = yaml.constructor.SafeConstructor()
 
 
+class _TooDeep(Exception):
+    """Nesting that no configuration needs, on this line."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        super().__init__(line)
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Stops at deep nesting, for which PyYAML needs time that grows with the square of it."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise _TooDeep(self.get_mark().line + 1)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        if self.indent < column and len(self.indents) > MAX_DEPTH:
+            raise _TooDeep(self.get_mark().line + 1)
+        return super().add_indent(column)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with the file."""
@@ -71,7 +93,7 @@ def read(raw: bytes | str) -> Document:
     """
     text = _decode(raw)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_ShallowLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -81,6 +103,8 @@ def read(raw: bytes | str) -> Document:
         line = text.count("\n", 0, error.position) + 1
         words = f"is not valid YAML: character {error.character:#x} is not allowed"
         raise DocumentError([Problem(line, "", words)]) from None
+    except _TooDeep as error:
+        raise DocumentError([Problem(error.line, "", "is nested too deeply")]) from None
     except RecursionError:
         raise DocumentError([Problem(None, "", "is nested too deeply")]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:

@@ -306,6 +306,83 @@ except SettingsError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits a process's memory as Unix does")
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "gpu_memory:\n  main_llm_device: cuda:1\n  vision_device: cuda:01\n",
+            "game.yaml:3: gpu_memory.vision_device: must be another card than main_llm_device "
+            "(line 2), not cuda:1, too; with a single card leave vision_device out: vision then "
+            "gets what is not promised to the LLM",
+        ),
+        (
+            "gpu_memory:\n  main_llm_device: cuda:1\n",
+            "game.yaml:2: gpu_memory.main_llm_device: is cuda:1, which vision_device is by "
+            "default, too: write another vision_device",
+        ),
+        (
+            "gpu_memory:\n  vision_device: cuda:0\n",
+            "game.yaml:2: gpu_memory.vision_device: is cuda:0, which main_llm_device is by "
+            "default, too: write both",
+        ),
+        (
+            "gpu_memory:\n  headroom_gb: 0.1\n",
+            "game.yaml:2: gpu_memory.headroom_gb: must be at least pressure_gb, which is 0.25, "
+            "not 0.1: a model would have to leave as soon as it came",
+        ),
+        (
+            "gpu_memory:\n  main_llm_reservation_min_gb: 30\n",
+            "game.yaml:2: gpu_memory.main_llm_reservation_min_gb: must be at most "
+            "main_llm_reservation_max_gb, which is 24, not 30",
+        ),
+        (
+            "gpu_memory:\n  main_llm_endpoint: http://127.0.0.1:70000\n",
+            "game.yaml:2: gpu_memory.main_llm_endpoint: must have a port between 1 and 65535",
+        ),
+        (
+            "yolo:\n  classes:\n  - boss\n  - boss\n",
+            "game.yaml:4: yolo.classes.1: is there twice: ",
+        ),
+        (
+            "clip: {profiles: {default: [' ', b]}}\n",
+            "game.yaml:1: clip.profiles.default.0: must be a word, not blanks",
+        ),
+        (
+            "data:\n  folder: ' '\n",
+            "game.yaml:2: data.folder: must be a text that is not blank, without control "
+            "characters, not ' '",
+        ),
+        ('yolo:\n  model_path: "a\\0b"\n', "game.yaml:2: yolo.model_path: must be a text that"),
+        ('discord:\n  prefix: " !"\n', "game.yaml:2: discord.prefix: must be a text that"),
+        (
+            "capture:\n  source: stream\n  url: file:///etc/passwd\n",
+            "game.yaml:3: capture.url: must be an address such as rtsp://camera/1",
+        ),
+        (
+            "observability:\n  host: not a host\n",
+            "game.yaml:2: observability.host: must be a host's name or address, not 'not a host'",
+        ),
+        (
+            "capture: {source: region, region: [0, 0, 999999, 999999]}\n",
+            "game.yaml:1: capture.region: a region is at least 16 x 16 pixels and at most 16384",
+        ),
+        (
+            "yolo: {classes: [" + ", ".join(f"c{n}" for n in range(1001)) + "]}\n",
+            "game.yaml:1: yolo.classes: must be a list of at most 1000 items",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_the_key_that_has_to_change(text: str, said: str) -> None:
+    [line] = refusal(text)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize("deep", ["a: " + "[" * 3000, "{" * 3000, "- " * 3000], ids=["[", "{", "-"])
+def test_deep_nesting_is_left_at_once(deep: str) -> None:
+    # PyYAML alone needs minutes for the last and seconds for the others.
+    assert refusal(deep) == ["game.yaml:1: is nested too deeply"]
+
+
+@pytest.mark.parametrize(
     ("bomb", "said"),
     [
         pytest.param(LAUGHS, f"holds more than {MAX_VALUES} values", id="lists"),

@@ -145,6 +145,26 @@ def test_config_check_and_show(tmp_path: Path) -> None:
     assert danzar("config", "check", "--config", str(config)).returncode == Exit.OK
 
 
+def test_config_check_knows_the_cards_where_there_is_a_driver(
+    standin_nvml: StandinNvml, tmp_path: Path
+) -> None:
+    standin_nvml.write(GUIDE)
+    config = tmp_path / "mine.yaml"
+    config.write_text("gpu_memory:\n  main_llm_memory_reservation_gb: 24\n", encoding="utf-8")
+    command = ("config", "check", "--config", str(config))
+    done = danzar(*command, env=standin_nvml.environment())
+    assert done.returncode == Exit.CONFIGURATION
+    assert done.stderr.startswith(
+        f"{config}:2: gpu_memory.main_llm_memory_reservation_gb: 24GB are reserved on Device 0"
+    )
+    config.write_text("gpu_memory:\n  vision_device: cuda:5\n", encoding="utf-8")
+    done = danzar(*command, env=standin_nvml.environment())
+    assert done.returncode == Exit.OK, "other cards are used"
+    assert "there are: cuda:0, cuda:1" in done.stderr
+    standin_nvml.remove()
+    assert danzar(*command, env=standin_nvml.environment()).stderr == ""
+
+
 @pytest.mark.parametrize(
     "wrong", [["nonsense"], ["demo", "--port", "70000"], ["demo", "--seconds", "-1"]]
 )
