@@ -5,6 +5,8 @@ from __future__ import annotations
 from danzar_gpu.memory import GIB, DeviceMemory
 from danzar_gpu.simulate import Desk, Job, PolicyBase
 
+LAYERS = 12
+
 
 class OneShot(PolicyBase):
     """Reads once, chooses once."""
@@ -58,25 +60,27 @@ class GuideOriginal(OneShot):
 
 
 class NvitopSelect(OneShot):
-    """nvitop's ``select_devices(min_free_memory=need)`` (nvitop/select.py).
+    """nvitop's ``select_devices(min_free_memory=need)``.
 
-    Built to set ``CUDA_VISIBLE_DEVICES`` before a training starts. Cards with enough free memory,
-    most free first, at a tie the higher index "to keep GPU 0 free". By UUID, so never crossed.
+    Checked against nvitop/select.py at XuehaiPan/nvitop 0057872 (2025). Built to set
+    ``CUDA_VISIBLE_DEVICES`` before a training starts. Cards with enough free memory, most free
+    first, then most used, at last the higher index, to keep card 0 free. By UUID, so never crossed.
     """
 
     name = "nvitop"
 
     def choose(self, job: Job, devices: list[DeviceMemory]) -> int | None:
         enough = [d for d in devices if d.free_bytes >= job.need_bytes]
-        best = max(enough, key=lambda d: (d.free_bytes, d.index), default=None)
+        best = max(enough, key=lambda d: (d.free_bytes, d.reserved_bytes, d.index), default=None)
         return best.index if best is not None else None
 
 
 class GPUtilFirst(OneShot):
-    """GPUtil's ``getFirstAvailable()`` with its defaults (GPUtil/GPUtil.py).
+    """GPUtil's ``getFirstAvailable()`` with its defaults.
 
-    Built for shared training machines: the first card by id with less than half of its memory
-    (and of its load, taken as met here) in use; an error if there is none, which is the CPU here.
+    Checked against GPUtil/GPUtil.py at anderskm/gputil 116088e (1.3.1-dev). Built for shared
+    training machines: the first card by id with less than half of its memory (and of its load,
+    taken as met here) in use; an error if there is none, which is the CPU here.
     """
 
     name = "gputil"
@@ -89,20 +93,27 @@ class GPUtilFirst(OneShot):
 
 
 class AccelerateFill(OneShot):
-    """accelerate's ``infer_auto_device_map`` in index order (accelerate/utils/modeling.py).
+    """accelerate's ``infer_auto_device_map`` in index order.
 
-    Built to spread one large model over a machine of its own: devices are filled in CUDA's order
-    up to the free memory that the driver reports, of which transformers uses 90 %; what doesn't
-    fit goes to the CPU.
+    Checked against src/accelerate/utils/modeling.py at huggingface/accelerate cdde654. Built to
+    spread one large model over a machine of its own: devices are filled in CUDA's order up to
+    the free memory that the driver reports. The first one keeps room for the largest layer, in
+    case something is offloaded (a twelfth of the model is taken for that, as in a ViT-B's
+    twelve equal blocks); on a machine with a single card ``get_balanced_memory`` takes only 90
+    % of the free memory. What doesn't fit goes to the next device, at last to the CPU: in parts
+    there, whole here.
     """
 
     name = "accelerate"
 
     def choose(self, job: Job, devices: list[DeviceMemory]) -> int | None:
         free = {d.index: d.free_bytes for d in devices}
-        for ordinal in range(len(self.desk.trace.rig)):
+        cards = len(self.desk.trace.rig)
+        for ordinal in range(cards):
             index = self.by_cuda_default(ordinal)
-            if index in free and job.need_bytes <= 0.9 * free[index]:
+            layer = job.need_bytes / LAYERS if ordinal == 0 else 0
+            usable = free.get(index, 0) * (0.9 if cards == 1 else 1.0) if index is not None else 0
+            if index in free and job.need_bytes + layer <= usable:
                 return index
         return None
 
@@ -110,6 +121,8 @@ class AccelerateFill(OneShot):
 class RayFractions(PolicyBase):
     """Ray's fractional GPUs (``num_gpus=0.1``): bookkeeping alone, nobody reads the driver.
 
+    Checked against src/ray/common/scheduling/resource_instance_set.cc at ray-project/ray 0678da2:
+    a fraction goes to the instance with the least left that still has enough, the first at a tie.
     Built for clusters where everything runs through Ray. An actor declares a share of a card, here
     its expected size over the card's total; a fraction goes to the card with the least share left
     that still has enough. Actors wait for a share; here the CPU serves. With the LLM managed its

@@ -54,14 +54,17 @@ class Swapping(PolicyBase):
 
 
 class OllamaScheduler(Swapping):
-    """Ollama's scheduler (server/sched.go).
+    """Ollama's scheduler.
 
-    Built for LLM runners behind one server. A model goes to the card with the most free memory if
-    it fits into 80 % of that, where free is the lesser of what the driver reports and of the total
-    less what the scheduler's own runners were estimated at. If it fits nowhere idle runners are
-    unloaded, the one with the shortest keep-alive (here: the one used longest ago) first; after
-    each the scheduler polls every 250 ms until 75 % of the runner's size is free again, 5 seconds
-    at most, and tries anew. What fits nowhere then runs on the CPU.
+    Checked against server/sched.go at ollama/ollama 09f1587, and against later versions for the
+    80 % and the 75 %, which are not in that one. Built for LLM runners behind one server. A
+    model goes to the card with the most free memory if it fits there (into 80 % of that, as
+    soon as another runner is loaded), where free is the lesser of what the driver reports and
+    of the total less what the scheduler's own runners were estimated at. If it fits nowhere
+    idle runners are unloaded, the one with the shortest keep-alive (here: the one used longest
+    ago) first; after each the scheduler polls every 250 ms until 75 % of the runner's size is
+    free again, 5 seconds at most, and tries anew. What fits nowhere then runs on the CPU: in
+    part there, whole here.
     """
 
     base_name = "ollama"
@@ -116,6 +119,7 @@ class OllamaScheduler(Swapping):
         snapshot = self.desk.read()
         jobs = {j.key: j for j in self.desk.jobs}
         found: list[tuple[int, int]] = []
+        share = self.fit if self._placed else 1.0
         for device in snapshot.devices if snapshot is not None else ():
             accounted = sum(
                 jobs[key].need_bytes
@@ -125,7 +129,7 @@ class OllamaScheduler(Swapping):
             if self.managed and device.index == self.desk.config.main_llm_index:
                 accounted += self._llm
             free = min(device.free_bytes, max(0, device.total_bytes - accounted))
-            if size <= self.fit * free:
+            if size <= share * free:
                 found.append((free, device.index))
         return max(found)[1] if found else None
 
@@ -150,16 +154,18 @@ class OllamaScheduler(Swapping):
 
 
 class ComfyUI(Swapping):
-    """ComfyUI's model management (comfy/model_management.py).
+    """ComfyUI's model management.
 
-    Built for one workflow on one card of its own: the configured one, here vision's. Before a
-    model is loaded others are unloaded until 1.1 times its size and 0.4 + 0.8 GiB (reserve and
-    inference) are free, largest first; what doesn't fit whole is loaded in part and streamed, which
+    Checked against comfy/model_management.py at Comfy-Org/ComfyUI 02b2b38 (``free_memory`` and
+    ``load_models_gpu``, without its newer dynamic loading). Built for one workflow on one card of
+    its own: the configured one, here vision's. Before a model is loaded others are unloaded until
+    1.1 times its size, 400 MiB (its reserve on Linux) and 0.8 GiB for inference are free, of wholly
+    loaded ones the smallest first; what doesn't fit whole is loaded in part and streamed, which
     counts as the CPU here. It asks the driver, but only when it loads.
     """
 
     base_name = "comfyui"
-    extra = int((0.4 + 0.8) * GIB)
+    extra = int(0.8 * GIB) + (400 << 20)
 
     def asked(self, job: Job) -> None:
         index = self.desk.config.vision_index
@@ -169,8 +175,8 @@ class ComfyUI(Swapping):
             return
         wanted = int(1.1 * job.need_bytes) + self.extra
         waits = False
-        for victim in sorted(self.on(index), key=lambda j: -j.need_bytes):
-            if free > wanted:
+        for victim in sorted(self.on(index), key=lambda j: j.need_bytes):
+            if free >= wanted:
                 break
             free += victim.need_bytes
             waits = True
@@ -195,20 +201,22 @@ class ComfyUI(Swapping):
         if not self.managed or index != self.desk.config.vision_index:
             return
         free = self.free(index) or 0
-        for victim in sorted(self.on(index), key=lambda j: -j.need_bytes):
-            if free > int(1.1 * size_bytes) + self.extra:
+        for victim in sorted(self.on(index), key=lambda j: j.need_bytes):
+            if free >= int(1.1 * size_bytes) + self.extra:
                 break
             free += victim.need_bytes
             self.put_out(victim)
 
 
 class DiffusersComponents(Swapping):
-    """diffusers' components manager with automatic offload
-    (src/diffusers/modular_pipelines/components_manager.py).
+    """diffusers' components manager with automatic offload.
 
-    Built for the parts of one pipeline on one card: the one given to it, here vision's. If a part
-    and a reserve of 3 GB don't fit into what is free, the smallest set of other parts that makes
-    up for it is offloaded (all of them if none does), and the part is moved there in any case.
+    Checked against src/diffusers/modular_pipelines/components_manager.py at
+    huggingface/diffusers 0750134 (2026), without its retry after an out-of-memory error in a
+    forward pass. Built for the parts of one pipeline on one card: the one given to it, here
+    vision's. If a part and a reserve of 3 GB don't fit into what is free, the smallest set of
+    other parts that makes up for it is offloaded (all of them if none does), and the part is
+    moved there in any case.
     """
 
     base_name = "diffusers"
