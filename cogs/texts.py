@@ -526,7 +526,8 @@ WATCH_NONE = (
     'Nothing yet. `{prefix}vision watch "low health"` tells this channel when that appears; '
     "so does the name of a class, such as `boss`."
 )
-WATCH_LINE = "`{number}` **{what}** ({kind}) in {channel}: {state}"
+WATCH_LINE = "`{number}` **{what}** ({kind}) {where}: {state}"
+WATCH_HERE, WATCH_THERE_IN = "here", "in <#{channel}>"
 WATCH_KINDS = {"class": "object", "phrase": "phrase"}
 WATCH_THERE = "there since {since}"
 WATCH_AWAY = "not there"

@@ -346,7 +346,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         prefix = ctx.clean_prefix
         embed = discord.Embed(
             title=texts.WATCH_LIST_TITLE,
-            description=fitted(watch_lines(watches), 3500)
+            description=fitted(watch_lines(watches, ctx.channel.id), 3500)
             or texts.WATCH_NONE.format(prefix=prefix),
             colour=NEUTRAL,
         )

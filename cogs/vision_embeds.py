@@ -295,14 +295,16 @@ def concepts_embed(
     return embed
 
 
-def watch_lines(watches: Iterable[Watch]) -> list[str]:
-    """One line a watch."""
+def watch_lines(watches: Iterable[Watch], here: int) -> list[str]:
+    """One line a watch; ``here`` is the channel in which they are shown."""
     return [
         texts.WATCH_LINE.format(
             number=watch.number,
             what=plain(watch.what),
             kind=texts.WATCH_KINDS[watch.kind],
-            channel=f"<#{watch.channel_id}>",
+            where=texts.WATCH_HERE
+            if watch.channel_id == here
+            else texts.WATCH_THERE_IN.format(channel=watch.channel_id),
             state=texts.WATCH_THERE.format(since=_relative(watch.since))
             if watch.present
             else texts.WATCH_AWAY,

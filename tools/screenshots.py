@@ -103,6 +103,8 @@ class Chat:
         self.save(name, self.crop(answer, answer))
 
     def save(self, name: str, picture: Image.Image) -> None:
+        if self.folder == IMAGES and name in UNUSED:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.png"
         picture.save(path, optimize=True)
@@ -272,6 +274,8 @@ TO_LOOK_AT: dict[str, Callable[[Chat], None]] = {
     "reset": answer_of("!gpu reset", "chat"),
 }
 """Not in the docs, but worth a look before a release."""
+UNUSED = ("alerts", "alert-over", "watch")
+"""What comes along with others, and is not in the docs either."""
 
 
 EVERY = {**TO_LOOK_AT, **PICTURES}
