@@ -238,7 +238,7 @@ def test_the_shipped_clip_serves_until_another_is_pulled(
     assert (plan.spec.sha256, Path(plan.spec.folder).name) == (digest, "ViT-B-32")
 
 
-@pytest.mark.parametrize("name", ["../../etc", "..", "", "a b", "x" * 200])
+@pytest.mark.parametrize("name", ["../../etc", "..", "a b", "x" * 200])
 def test_a_model_name_can_not_leave_its_folder(files: tuple[Path, Path], name: str) -> None:
     settings = settings_for(*files, clip={"model_name": name})
     with pytest.raises(FileRefused, match="no model name"):
