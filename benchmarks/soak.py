@@ -237,7 +237,7 @@ def real_run(minutes: float, seed: int) -> tuple[RealRun, float]:
     """Faults of all kinds, one every ``FAULT_EVERY_SECONDS``; and how long the end took."""
     rng = random.Random(seed)
     with a_host() as (host, driver, data):
-        host.wait_for(lambda line: line["models"]["yolo"] == "running", 300)
+        host.wait_for(lambda line: line["models"]["yolo"] == "running", 600)
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end:
             name = _one_fault(rng, host, driver, data)
