@@ -81,7 +81,7 @@ def examine(path: Path, probe_name: ProbeName) -> list[Finding]:
         snapshot, driver = read_memory(settings, probe_name)
         findings += driver
         findings += check_models(settings)
-        findings += check_disk()
+        findings += check_disk(settings)
         findings += check_demo()
         if missing := missing_packages():
             findings.append(check_vision(missing))
@@ -239,20 +239,21 @@ def _model_file(role: str, path: Path) -> Finding:
     return Finding("model", "ok", f"{role}: {path}, SHA-256 as in the manifest")
 
 
-def check_disk() -> Iterator[Finding]:
-    """Can pulled models and temporary files be written?"""
-    pulled = model_files.locate(model_files.PULLED)
-    folder = pulled
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    for place, use in ((folder, "pulled models"), (Path(tempfile.gettempdir()), "temporary files")):
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    """Can pulled models, history and temporary files be written?"""
+    for place, use in (
+        (_existing(model_files.locate(model_files.PULLED)), "pulled models"),
+        (_existing(Path(settings.data.folder).absolute()), "history and chats' choices"),
+        (Path(tempfile.gettempdir()), "temporary files"),
+    ):
         try:
             with tempfile.TemporaryFile(dir=place):
                 pass
             free = shutil.disk_usage(place).free
         except OSError as error:
             what = f"{place} can't be written ({use}): {error.strerror}"
-            state: State = "warning" if use == "pulled models" else "failure"
+            # Without them the bot goes on: from the shipped models, and from memory.
+            state: State = "failure" if use == "temporary files" else "warning"
             yield Finding("disk", state, what, "give this user the right to write there")
             continue
         if free < LEAST_DISK_BYTES:
@@ -260,6 +261,13 @@ def check_disk() -> Iterator[Finding]:
             yield Finding("disk", "warning", what, "make room there")
         else:
             yield Finding("disk", "ok", f"{place}: {free / GIB:.1f}GB left for {use}")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def check_demo() -> Iterator[Finding]:

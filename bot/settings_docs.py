@@ -21,12 +21,21 @@ INTRODUCTION = """\
 
 <!-- Made by `make docs` from bot/settings.py and danzar_gpu/config.py. Don't edit it by hand. -->
 
-Danzar reads `{path}` once, at the start. Every section and every key is
-optional: what is missing has the default below. Unknown keys, keys that appear twice and values
-that don't fit are refused with file, line and key, and the bot doesn't start with half a
-configuration:
+Danzar reads `{path}` at the start, and again on `SIGHUP` (`systemctl reload`) or
+`gpu reload` in chat. Every section and every key is optional: what is missing has the default
+below. Unknown keys, keys that appear twice and values that don't fit, alone or together, are
+refused with file, line and key. The bot never works with half a configuration: at the start it
+ends, later it goes on with what it had.
 
     {refusal}
+
+After a reload everything is in use at once but `data`, `observability` and `vision.autostart`,
+which count at the next start; the answer and the log name what changed. Of vision only what a
+change concerns is started again: a model for its threshold, the capture for its rate, the worker
+for `vision.cpu_budget`. What people chose in chat stays above the file.
+
+`danzar config check` reads the file without starting anything. Where there is an NVIDIA driver it
+knows the cards, too: devices that don't exist, a reservation larger than its card.
 
 Sizes in GB are GiB (1,073,741,824 bytes), as in the commands' answers. Numbers, words and
 `true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`)

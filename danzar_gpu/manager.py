@@ -43,6 +43,7 @@ STORED_EVERY_SECONDS = 10.0
 SERVER_ASKED_EVERY_SECONDS = 5.0
 PICTURE_POINTS = 600
 """A longer history is thinned out before it is read; the fullest readings stay."""
+NOT_KEPT = "The data folder can't be written: history is kept in memory only; the log says why"
 RELEARNED_BYTES = 256 * 1024**2
 """A learned reservation that changes by less is not worth a word."""
 
@@ -390,6 +391,8 @@ class GPUMemoryManager:
         """What a person should know or do, in words."""
         snapshot = self._newest()
         found = advice.recommendations(snapshot, self.rooms(), self._best(), self.config)
+        if self.storage_trouble is not None:
+            found.append(NOT_KEPT)
         if self.last_error is None:
             return found
         kept = [line for line in found if line != advice.ALL_WELL]

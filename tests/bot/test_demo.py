@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -135,3 +136,32 @@ def test_the_seams_of_the_pinned_simcord_are_there() -> None:
     assert version("simcord") == "3.2.1"
     for owner, name in SEAMS:
         assert callable(getattr(owner, name, None)), f"{owner.__name__}.{name} is gone"
+
+
+def test_a_hangup_reads_the_configuration_again(blind_config: Path) -> None:
+    with started_demo(blind_config) as demo:
+        demo.wait_for(ADDRESS)
+        blind_config.write_text(
+            "vision:\n  autostart: false\ngpu_memory:\n  headroom_gb: 1.5\n", encoding="utf-8"
+        )
+        demo.process.send_signal(signal.SIGHUP)
+        demo.wait_for(r"read again \(SIGHUP\): gpu_memory.headroom_gb: 0.5 → 1.5")
+        blind_config.write_text("gpu_memory:\n  hedroom_gb: 2\n", encoding="utf-8")
+        demo.process.send_signal(signal.SIGHUP)
+        demo.wait_for("blind.yaml:2: gpu_memory.hedroom_gb: is not a key")
+        demo.type("!gpu status")
+        demo.wait_for("GPU Memory Status")
+
+
+def test_a_closed_terminal_ends_it(blind_config: Path) -> None:
+    """SIGHUP means that, too: the program must not live on where nobody sees it."""
+    command = ["-m", "bot", "demo", "--no-browser", "--probe", "simulated"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, *command, "--config", str(blind_config)])
+    seen = b""
+    while b"Type in the page" not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    assert psutil.Process(child).wait(timeout=30) == Exit.OK

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +106,29 @@ def test_a_second_bot_has_words_and_an_exit_status_of_its_own(
         assert third.returncode == Exit.OK, third.stderr
         assert f"(process {first.process.pid}" in third.stderr
         assert "takes its place" in third.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_the_bot_goes_on(
+    standin_nvml: StandinNvml, tmp_path: Path
+) -> None:
+    standin_nvml.write(GUIDE)
+    (tmp_path / "file").write_text("no folder")
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        f"data: {{folder: {tmp_path / 'file' / 'data'}}}\nvision: {{autostart: false}}\n"
+        "observability: {port: 0}\n",
+        encoding="utf-8",
+    )
+    demo = ("demo", "--no-browser", "--config", str(config))
+    with started(*demo, env=standin_nvml.environment()) as running:
+        running.wait_for("history is kept in memory only")
+        running.wait_for("a second bot on this folder would not be noticed")
+        running.wait_for("Type in the page")
+        running.type("!gpu status")
+        running.wait_for("The data folder can't be written")
+        url = running.wait_for(r"health and metrics: (http://[^/]+)")[1]
+        with urllib.request.urlopen(f"{url}/readyz") as answer:
+            checks = {check["name"]: check for check in json.load(answer)["checks"]}
+        assert "can't be written" in checks["storage"]["words"]
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            assert b"\ndanzar_storage_ok 0.0\n" in answer.read()
