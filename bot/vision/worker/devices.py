@@ -103,8 +103,8 @@ def resolve(destination: Destination) -> Place:
 
 
 def bare_uuid(uuid: str) -> str:
-    """Without NVML's ``GPU-``, which torch leaves out."""
-    return uuid.strip().lower().removeprefix("gpu-")
+    """Without NVML's ``GPU-`` or ``MIG-``, which torch leaves out."""
+    return uuid.strip().lower().removeprefix("gpu-").removeprefix("mig-")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
