@@ -26,7 +26,8 @@ class ProtocolError(Exception):
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when the first message is sent: the bot answers before that.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 # --- what messages are made of -------------------------------------------------------------
