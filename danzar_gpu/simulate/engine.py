@@ -332,6 +332,8 @@ class Engine:
             self.score.waits.append(self._now - job.asked_at)
         job.state, job.device, job.target = "gone", None, None
         self._jobs.remove(job)
+        if not any(other.holder == job.holder for other in self._jobs):
+            self.world.end(job.holder, self._now)
         self._touch()
         self._policy.ended(job)
 
@@ -560,6 +562,7 @@ class Engine:
                     self._unload(job, card.index)
                     job.target = None
             card.releases.clear()
+            card.models = {holder: held for holder, held in card.models.items() if held}
         self._touch()
 
     def _sample(self) -> None:

@@ -1,11 +1,15 @@
 """The oracle: the best schedule that is known for a trace, with the whole future in hand.
 
-Two are compared by playing them: the plan (``plan.py``) and the product's own run, so that the
-oracle is never below the product. The one without harm wins, then the one without thrash, then the
-larger share on cards.
+Several are compared by playing them: the plan (``plan.py``) and the product's own run, so that the
+oracle is never below the product; and where a card keeps contexts, which the plan does not look
+ahead for, a plan that leaves the LLM's card alone. The one without harm wins, then the one without
+thrash, then the larger share on cards.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase
 from danzar_gpu.simulate.plan import Plan, Stop
@@ -35,9 +39,14 @@ class OraclePolicy(PolicyBase):
 
     def start(self, desk: Desk) -> None:
         super().start(desk)
-        plan = Plan(desk.trace)
-        planned, ours = _merit(desk.trace, PlanPolicy(plan)), _merit(desk.trace, DanzarPolicy())
-        self._chosen: Policy = PlanPolicy(plan) if planned >= ours else DanzarPolicy()
+        trace = desk.trace
+        plans = [Plan(trace)]
+        llm = trace.gpu_memory.main_llm_index
+        if llm < len(trace.rig) and trace.rig[llm].keeps_context:
+            plans.append(Plan(trace, frozenset({llm})))
+        ways: list[Callable[[], Policy]] = [partial(PlanPolicy, plan) for plan in plans]
+        best = max([*ways, DanzarPolicy], key=lambda make: _merit(trace, make()))
+        self._chosen: Policy = best()
         self._chosen.start(desk)
 
     def asked(self, job: Job) -> None:

@@ -80,8 +80,10 @@ class _Card:
 class Plan:
     """Where each model is at which time."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, closed: frozenset[int] = frozenset()) -> None:
+        """``closed`` names cards that are not used at all."""
         self._trace = trace
+        self._closed = closed
         self._config = trace.gpu_memory
         self._end = trace.end
         self._points = self._breakpoints()
@@ -343,7 +345,10 @@ class Plan:
         )
         total = int((card.total_gb - card.driver_gb) * GIB)
         plain = [
-            EMPTY if lost[n] else total - other[n] - max(llm[n], reservation) for n in range(count)
+            EMPTY
+            if lost[n] or index in self._closed
+            else total - other[n] - max(llm[n], reservation)
+            for n in range(count)
         ]
         ahead: list[int] = []
         for n in range(count):

@@ -84,6 +84,9 @@ class Card(_Part):
         validation_alias=AliasChoices("release_lag", "release_lag_seconds", "release_lag_s"),
     )
     """Seconds until freed memory can be had again, and is shown as free."""
+    keeps_context: bool = False
+    """Whether a process keeps its context here until none of its models is wanted any more, as a
+    real one does; else it goes with the last model that leaves."""
     driver_gb: Size = 0.0
     """What the driver keeps for itself."""
     fastest_first: Index | None = None

@@ -123,16 +123,24 @@ class World:
         return True
 
     def unload(self, index: int, holder: str, key: int, now: float) -> None:
-        """Give a model's memory up; the context goes with a holder's last model."""
+        """Give a model's memory up; the context goes with a holder's last model, where it isn't
+        kept."""
         card = self.cards[index]
         held = card.models.get(holder)
         if held is None or key not in held:
             return
         size = held.pop(key)
-        if not held:
+        if not held and not card.card.keeps_context:
             del card.models[holder]
             size += card.context
         card.release(holder, size, now)
+
+    def end(self, holder: str, now: float) -> None:
+        """A process of ours is over: contexts without a model go, too."""
+        for card in self.cards:
+            if card.models.get(holder) == {}:
+                del card.models[holder]
+                card.release(holder, card.context, now)
 
     def resize(self, index: int, holder: str, key: int, size: int, now: float) -> bool:
         """A model needs another amount; ``False``: there is no room for that."""
