@@ -62,11 +62,11 @@ would stutter or fail.
 
 - The traces are ours. They hold what the product is for: an LLM with a promise that other programs
   don't know of. On a machine without one a one-shot choice does as well.
-- The oracle keeps the product's rules, too (reservation, limit, headroom, dwell, priorities); a peer
-  with a share above the oracle's broke or stretched one.
-- On traces drawn by chance (`python -m benchmarks.contention.random`) the product's share falls below
-  0.95 of the oracle's on about one in fifty: mostly a single small card on which a model took half
-  again what was predicted, or other programs' memory flickers faster than a model may return.
+- The oracle keeps the product's rules, too (reservation, limit, headroom, dwell, priorities); a
+  peer with a share above the oracle's broke or stretched one.
+- On traces drawn by chance (`python -m benchmarks.contention.random`) the product's share falls
+  below 0.95 of the oracle's on about one in fifty: mostly a single small card on which a model took
+  half again what was predicted, or other programs' memory flickers faster than a model may return.
 - A model that falls off a card runs on the CPU; partial loading counts as the CPU.
 - A CUDA context is given back when a process's last model leaves a card, which a real process only
   does by ending (a trace's `keeps_context` plays it that way). Until the vision worker is restarted
