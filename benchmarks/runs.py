@@ -28,7 +28,7 @@ class Run:
     """Told how far the part is (0 to 1) and what it does."""
     threads: int = field(default_factory=cores)
     """What "equal threads" means: all cores that this process may use."""
-    _made: bool = False
+    _made: set[str] = field(default_factory=set[str])
 
     @property
     def rounds(self) -> int:
@@ -38,18 +38,22 @@ class Run:
     def choose(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
-    async def materials(self) -> Path:
-        """The folder with films and models, made when they are first asked for.
+    async def films(self) -> Path:
+        """The folder, with ``moving.mp4`` and ``still.mp4`` in it. Raises ``SubjectFailed``."""
+        return await self._make("films", "rendering films")
 
-        Raises:
-            SubjectFailed: they can't be made.
-        """
-        if not self._made:
-            self.tell(0.0, "rendering films, making models with random weights")
+    async def models(self) -> Path:
+        """The folder, with the well-known architectures in it. Raises ``SubjectFailed``."""
+        return await self._make("models", "making models with random weights")
+
+    async def _make(self, what: str, words: str) -> Path:
+        if what not in self._made:
+            self.tell(0.0, words)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "benchmarks.subjects.materials",
+                what,
                 str(self.folder),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -57,8 +61,8 @@ class Run:
             )
             _, errors = await process.communicate()
             if process.returncode:
-                raise SubjectFailed(f"no materials: {errors.decode()[-500:]}")
-            self._made = True
+                raise SubjectFailed(f"no {what}: {errors.decode()[-500:]}")
+            self._made.add(what)
         return self.folder
 
 

@@ -18,7 +18,7 @@ DESIGNS = {
 
 async def measure(run: Run) -> Result:
     result = Result("The event loop's delay")
-    await run.materials()
+    await run.films()
     rounds = run.choose(3, 1)
     seconds = run.choose(8, 4)
     loads: dict[str, list[dict[str, Any]]] = {name: [] for name in DESIGNS}

@@ -47,7 +47,7 @@ def _card() -> str:
 
 async def _memory(run: Run, result: Result) -> Table:
     """What both models take on the card, as torch's allocator and the driver tell."""
-    models = well_known(run.folder)
+    models = well_known(await run.models())
     async with our_worker(models.settings(run.folder), ("yolo", "clip"), run.threads) as worker:
         await worker.load(1, CARD)
         await worker.play(run.folder / "moving.mp4")

@@ -169,9 +169,11 @@ async def rows_on(
     run: Run, destination: Destination, thread_modes: Sequence[str]
 ) -> tuple[list[Row], tuple[Spread, str] | None]:
     """All rows, and YOLOv8n against `predict` on our own backend."""
-    folder = await run.materials()
-    pairs = [well_known(folder)] if run.quick else [shipped(), well_known(folder)]
-    groups = [(pair, which) for pair in pairs for which in ("yolo", "clip", "both")]
+    folder = await run.films()
+    groups = [(shipped(), "both")]
+    if not run.quick:
+        pairs = (shipped(), well_known(await run.models()))
+        groups = [(pair, which) for pair in pairs for which in ("yolo", "clip", "both")]
     rows: list[Row] = []
     same: tuple[Spread, str] | None = None
     for done, (models, which) in enumerate(groups):

@@ -14,7 +14,7 @@ WANTED_COSINE = 0.999
 
 async def measure(run: Run) -> Result:
     result = Result("Preprocessing for CLIP")
-    folder = await run.materials()
+    folder = await run.films()
     # Trained weights: with random ones any two pictures are much alike.
     model = locate("models/clip-tiny")
     arguments = [str(model), str(folder / "moving.mp4")]

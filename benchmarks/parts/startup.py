@@ -20,7 +20,7 @@ WARM_SECONDS = 5.0
 
 async def measure(run: Run) -> Result:
     result = Result("Start and memory")
-    await run.materials()
+    await run.films()
     memory: dict[str, list[dict[str, Any]]] = {}
 
     def starting(design: str) -> Subject:

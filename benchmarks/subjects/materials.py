@@ -1,4 +1,4 @@
-"""Films and models to measure with: ``python -m benchmarks.subjects.materials FOLDER``.
+"""Films and models to measure with: ``python -m benchmarks.subjects.materials films FOLDER``.
 
 ``moving.mp4``: 1080p, every frame another moment of the rendered game. ``still.mp4``: the same
 size, each picture stays for ten frames. ``yolov8n.pt`` and ``ViT-B-32``: the well-known
@@ -67,10 +67,12 @@ def make_clip(folder: Path) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    make_films(folder)
-    make_yolo(folder / "yolov8n.pt")
-    make_clip(folder / "ViT-B-32")
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    if what == "films":
+        make_films(folder)
+    else:
+        make_yolo(folder / "yolov8n.pt")
+        make_clip(folder / "ViT-B-32")
 
 
 if __name__ == "__main__":
