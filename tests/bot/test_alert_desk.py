@@ -266,3 +266,60 @@ async def test_what_is_wrong_now_is_shown_on_request(w: World, probe: ScriptedPr
     assert "**all**" in str(embed.description)
     await w.guest.send(w.channel, "!gpu alerts nonsense")
     assert "There is no “nonsense” here." in last(w).content
+
+
+@in_world
+async def test_an_alert_whose_post_was_not_answered_is_not_doubled(
+    w: World, probe: ScriptedProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    send, lost = w.bot.http.send_message, 1
+
+    async def losing(channel_id: int, *, params: Any) -> Any:
+        nonlocal lost
+        answer = await send(channel_id, params=params)
+        if lost:
+            lost -= 1
+            raise ConnectionResetError(104, "the answer was lost")
+        return answer
+
+    monkeypatch.setattr(w.bot.http, "send_message", losing)
+    await fill(w, probe, FULL)
+    await w.env.advance_time(20)
+    (orphan,) = alerts(w)
+    await w.env.advance_time(30)
+    await fill(w, probe, FULL - 0.4)
+    await w.env.advance_time(30)
+    (shown,) = alerts(w)
+    assert shown.id == orphan.id
+    assert "is 93% full" in str(shown.embeds[0].description)
+
+
+@pytest.mark.parametrize(("status", "code"), [(500, 0), (403, 50013), (404, 10008), (429, 0)])
+@in_world
+async def test_a_refused_edit_of_an_alert_is_made_later(
+    w: World, probe: ScriptedProbe, status: int, code: int
+) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    await fill(w, probe, FULL)
+    await w.env.advance_time(20)
+    w.env.inject_error("PATCH", "/channels/*/messages/*", status=status, code=code, times=1)
+    await fill(w, probe, FULL - 0.4)
+    await w.env.advance_time(60)
+    assert "is 93% full" in str(alerts(w)[-1].embeds[0].description)
+    assert desk(w).watcher.is_running()
+
+
+@in_world
+async def test_an_alert_says_what_to_do_until_it_is_over(w: World, probe: ScriptedProbe) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    await fill(w, probe, FULL)
+    await w.env.advance_time(20)
+    (opened,) = alerts(w)
+    assert "`!gpu processes` shows who holds it" in str(opened.embeds[0].description)
+    assert "!gpu alerts mute 2h" in str(opened.embeds[0].footer.text)
+    await fill(w, probe, 0.0)
+    await w.env.advance_time(60)
+    (over,) = alerts(w)
+    assert str(over.embeds[0].description).startswith("Last seen: Device 1")
+    assert "gpu" not in str(over.embeds[0].footer.text)
