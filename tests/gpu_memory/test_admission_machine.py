@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from danzar_gpu.admission import Admission, Ticket
+from danzar_gpu.admission import GREW_BYTES, Admission, Ticket
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.memory import GIB
@@ -163,6 +163,20 @@ class AdmissionMachine(RuleBasedStateMachine):
         else:
             self._move(record)
 
+    @rule(pick=st.integers(0, 99), gb=st.sampled_from([0.05, 0.2, 0.6]))
+    def grow(self, pick: int, gb: float) -> None:
+        """A model takes more than it was leased, if there is anything to take."""
+        landed = [r for r in self.admission.ledger if r.uuid is not None]
+        if not landed:
+            return
+        record = landed[pick % len(landed)]
+        index, key = device_index(record.device), self.key_of[record.lease_id]
+        held = self.world.cards[index].models.get(record.holder, {})
+        if key in held:
+            more = held[key] + int(gb * GIB)
+            self.world.resize(index, record.holder, key, more, self.now)
+        self._look()
+
     @rule(holder=st.sampled_from(HOLDERS))
     def die(self, holder: str) -> None:
         doomed = [r for r in self.admission.ledger if r.holder == holder]
@@ -236,6 +250,11 @@ class AdmissionMachine(RuleBasedStateMachine):
                 self._move(self.revoked.pop(0))
                 moves = moves + 1 if second > 700 else 0
         assert moves == 0, "models still move after ten quiet minutes"
+        for card in self.world.cards:
+            for holder in HOLDERS:
+                held = sum(card.models.get(holder, {}).values())
+                leased, _ = self.admission.ledger.tally(card.uuid).landed.get(holder, (0, 0))
+                assert held <= leased + GREW_BYTES, "somebody holds more than was leased"
         for room in self.admission.rooms(self.now).values():
             if room.vision_leased:
                 floor = self.config.pressure_gb * GIB
