@@ -8,6 +8,8 @@ from itertools import count
 
 from danzar_gpu.memory import GIB, DeviceMemory
 
+RESIDUE_STEP_BYTES = 16 * 1024**2
+"""Smaller changes of a context are nobody's news."""
 SETTLED_SECONDS = 60.0
 """Whoever stayed this long on a card was not sent away "soon after it came"."""
 
@@ -75,6 +77,8 @@ class LeaseRecord:
     """Since when a better device than the present one has had room."""
     roomy_since: float | None = None
     """The same, with the margin for a return beyond its need."""
+    measured: bool = False
+    """Whether it said what it takes since it came to where it is."""
     grew: bool = False
     """It was seen to take more than it was leased: it is watched closely."""
 
@@ -137,6 +141,8 @@ class Ledger:
         self._learned: dict[str, dict[str, Footprint]] = {}
         self._contexts: dict[tuple[str, str], int] = {}
         """Measured contexts by holder and card (UUID)."""
+        self._residues: dict[tuple[str, str], int] = {}
+        """What a process was last seen to hold on a card without a model of ours there."""
         self._tallies: dict[str, CardTally] | None = None
         self.version = 0
         """Another number after each change."""
@@ -162,6 +168,7 @@ class Ledger:
             for key, r in self._leases.items()
         }
         twin._contexts = dict(self._contexts)
+        twin._residues = dict(self._residues)
         twin._learned = {name: dict(by_card) for name, by_card in self._learned.items()}
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
@@ -229,6 +236,7 @@ class Ledger:
             record.request = replace(record.request, need=need)
         record.reason = record.target_reason
         record.landed_at = now
+        record.measured = False
         self.cancel_move(record)
 
     def resize(self, record: LeaseRecord, need: Footprint) -> None:
@@ -269,6 +277,8 @@ class Ledger:
     def drop_holder(self, holder: str, now: float) -> list[LeaseRecord]:
         """The process is gone: so are its leases and its context."""
         self._holders.pop(holder, None)
+        for key in [key for key in self._residues if key[0] == holder]:
+            del self._residues[key]
         gone = [r for r in self if r.holder == holder]
         for record in gone:
             self.release(record.lease_id, now)
@@ -326,8 +336,29 @@ class Ledger:
         return found
 
     def context_bytes(self, uuid: str, holder: str) -> int:
-        """The context that is already counted for a named holder on a card."""
-        return self.tally(uuid).leased.get(holder, (0, 0))[1] if holder else 0
+        """The context of a named holder that is already counted on a card, or still held there."""
+        if not holder:
+            return 0
+        counted = self.tally(uuid).leased.get(holder, (0, 0))[1]
+        return max(counted, self._residues.get((holder, uuid), 0))
+
+    def residue(self, holder: str, uuid: str) -> int:
+        """The size of a process's CUDA context on a card, if it was ever seen alone; else 0."""
+        return self._residues.get((holder, uuid), 0)
+
+    def see_residues(self, device: DeviceMemory) -> None:
+        """A process keeps its CUDA context on a card when its models have left: see how large."""
+        if device.processes is None:
+            return
+        used = {p.pid: p.used_bytes for p in device.processes}
+        for holder, memory in self._holders.items():
+            size = used.get(memory.pid, 0)
+            if size is None or holder in self.holders_on(device.uuid):
+                continue
+            alone = max(0, size - memory.by_index.get(device.index, (0, 0))[0])
+            if abs(alone - self._residues.get((holder, device.uuid), 0)) > RESIDUE_STEP_BYTES:
+                self._residues[holder, device.uuid] = alone
+                self.version += 1
 
     def held_bytes(self, device: DeviceMemory, holder: str) -> int:
         """What a holder already has on a card: the driver's word, else its allocator's."""

@@ -240,6 +240,7 @@ class GPUMemoryManager:
                 self._alerts.discard(alert.key)
                 self._note("utilization-normal", alert.text)
         self._settlings.look(snapshot, self._clock())
+        self._see_residues(snapshot)
         self._admission.observe(snapshot, self._clock(), may_move=self._monitor.running)
         for lease in self.leases:
             if (need := lease.resized()) is not None:
@@ -652,6 +653,8 @@ class GPUMemoryManager:
             lease.device,
             gib(record.request.need.total_bytes),
         )
+        if record.uuid and (context := self._ledger.residue(lease.holder, record.uuid)):
+            footprint = replace(footprint, context_bytes=context)
         self._keep_footprint(lease, footprint)
         device = self._card_of(lease)
         known = self._book.expected(lease.model, device.name) if device is not None else None
@@ -710,6 +713,13 @@ class GPUMemoryManager:
                 self._monitor.hurry()
 
     # Memory on its way back
+
+    def _see_residues(self, snapshot: MemorySnapshot) -> None:
+        """What our processes hold where none of their models is any more: their contexts."""
+        for device in snapshot.devices:
+            coming_back = any(s.uuid == device.uuid for s in self._settlings.open)
+            if device.source != "simulated" and not coming_back:
+                self._ledger.see_residues(device)
 
     def _leaves(self, record: LeaseRecord, *, gone: bool = False) -> None:
         """Watch until the driver shows what a model leaves behind on its card."""
