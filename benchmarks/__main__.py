@@ -1,7 +1,8 @@
 """Danzar against what a person would write otherwise: ``python -m benchmarks``.
 
 Without names all parts run and docs/performance.md is written, with its chart. With names
-(``python -m benchmarks poll capture``) those parts run and their figures are printed.
+(``python -m benchmarks poll capture``) those parts run and their figures are printed. ``gpu``
+needs a card, and writes its own section of docs/measurements.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.our_worker import NotComparable
 from benchmarks.process import SubjectFailed
-from benchmarks.report import Report, as_markdown
+from benchmarks.report import Report, as_markdown, gpu_section, with_section
 from benchmarks.results import Result
 from benchmarks.runs import Part, opened
 from bot.vision.measured_worker import NothingSeen
@@ -44,6 +45,7 @@ FAILURES = (
     OSError,
 )
 PAGE = Path("docs/performance.md")
+CARDS_PAGE = Path("docs/measurements.md")
 
 
 def main() -> int:
@@ -63,6 +65,10 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = {name: known[name] for name in args.parts or PARTS}
     report = asyncio.run(run_parts(chosen, quick=args.quick))
+    if "gpu" in report.results and not report.results["gpu"][0].skipped:
+        old = CARDS_PAGE.read_text(encoding="utf-8") if CARDS_PAGE.exists() else ""
+        CARDS_PAGE.write_text(with_section(old, gpu_section(report)), encoding="utf-8")
+        print(f"{CARDS_PAGE} has the cards' figures.")
     page = args.out or (PAGE if not args.parts and not args.quick else None)
     if page is None:
         print(as_markdown(report))

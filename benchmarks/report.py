@@ -17,6 +17,9 @@ runs both sides in turns within one run, each in processes of its own. A figure 
 the rounds, with the lowest and the highest in parentheses. Ratios say how many times the other
 way takes what Danzar takes; they carry over to other machines better than times do."""
 
+SECTION_BEGIN = "<!-- made by `python -m benchmarks gpu`; don't edit -->"
+SECTION_END = "<!-- end of what `python -m benchmarks gpu` made -->"
+
 
 @dataclass(slots=True)
 class Report:
@@ -60,16 +63,39 @@ def as_markdown(report: Report, picture: str = "") -> str:
             f"![How many times as long the plain way takes, case by case]({picture})",
         ]
     for name, (result, seconds) in report.results.items():
-        blocks.append(f"## {result.title}")
-        if result.skipped:
-            blocks.append(f"Not measured: {result.skipped}")
-        blocks += result.notes
-        for table in result.tables:
-            if table.title:
-                blocks.append(f"### {table.title}")
-            blocks.append(as_table(table))
-        blocks.append(f"Run alone: `python -m benchmarks {name}` ({seconds:.0f} s here).")
+        blocks += _part(name, result, seconds)
     return "\n\n".join(blocks) + "\n"
+
+
+def _part(name: str, result: Result, seconds: float) -> list[str]:
+    blocks = [f"## {result.title}"]
+    if result.skipped:
+        blocks.append(f"Not measured: {result.skipped}")
+    blocks += result.notes
+    for table in result.tables:
+        if table.title:
+            blocks.append(f"### {table.title}")
+        blocks.append(as_table(table))
+    blocks.append(f"Run alone: `python -m benchmarks {name}` ({seconds:.0f} s here).")
+    return blocks
+
+
+def gpu_section(report: Report) -> str:
+    """The cards' part with machine and targets, for a page that holds other things, too."""
+    result, seconds = report.results["gpu"]
+    first, *rest = _part("gpu", result, seconds)
+    machine = [block.replace("## The machine", "### The machine") for block in _machine(report)]
+    return "\n\n".join([first, *machine, as_table(_targets(result.targets)), *rest])
+
+
+def with_section(page: str, section: str) -> str:
+    """The page with the section in its place between the markers, or at its end."""
+    block = f"{SECTION_BEGIN}\n\n{section}\n\n{SECTION_END}"
+    before, begin, rest = page.partition(SECTION_BEGIN)
+    _, end, after = rest.partition(SECTION_END)
+    if begin and end:
+        return f"{before}{block}{after}"
+    return f"{page.rstrip()}\n\n{block}\n" if page.strip() else f"# Measurements\n\n{block}\n"
 
 
 def as_table(table: Table) -> str:

@@ -10,7 +10,7 @@ from benchmarks.__main__ import ON_REQUEST, PARTS, run_parts
 from benchmarks.chart import draw
 from benchmarks.machine import describe
 from benchmarks.measuring import Spread, interleaved, ratio
-from benchmarks.report import Report, as_markdown
+from benchmarks.report import Report, as_markdown, gpu_section, with_section
 from benchmarks.results import Bar, Result, Table, Target, number, shown
 from benchmarks.runs import Run
 
@@ -144,3 +144,17 @@ def test_every_part_that_is_named_exists() -> None:
     for module, seconds in {**PARTS, **ON_REQUEST}.values():
         assert callable(import_module(module).measure)
         assert seconds > 0
+
+
+def test_the_cards_have_a_section_of_a_page_that_is_not_theirs() -> None:
+    report = Report.begin(quick=False)
+    report.add("gpu", Result("Pipeline on a card", notes=["A note."]), 3.0)
+    report.end()
+    section = gpu_section(report)
+    page = with_section("# Measurements\n\nOf others.\n", section)
+    assert page.startswith("# Measurements\n\nOf others.\n")
+    assert "## Pipeline on a card" in page and "### The machine" in page
+    again = with_section(page + "\nMore of others.\n", section.replace("A note.", "Newer."))
+    assert "A note." not in again and "Newer." in again
+    assert again.endswith("More of others.\n") and "Of others." in again
+    assert with_section("", section).startswith("# Measurements\n")
