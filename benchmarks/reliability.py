@@ -17,8 +17,8 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -256,16 +256,14 @@ def no_driver_row() -> Row:
     )
 
 
-def all_rows(say: Callable[[str], None]) -> Iterator[Row]:
-    say("no driver at the start")
+def all_rows() -> Iterator[Row]:
+    """Every fault, in three bot processes."""
     yield no_driver_row()
     with a_host() as (host, driver, data):
         host.wait_for(well, PATIENCE)
-        for rows in (driver_rows(host, driver), worker_rows(host), file_rows(host, data)):
-            for row in rows:
-                say(row.fault)
-                yield row
-        say("the bot is killed")
+        yield from driver_rows(host, driver)
+        yield from worker_rows(host)
+        yield from file_rows(host, data)
         yield killed_bot_row(host, driver, data)
 
 
@@ -308,10 +306,10 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="the page whose table is replaced")
     parser.add_argument("--soak", type=Path, help="what `benchmarks.soak --json` wrote")
     arguments = parser.parse_args()
-    rows = [
-        replace(row, said=row.said.strip())
-        for row in all_rows(lambda words: print(words, file=sys.stderr, flush=True))
-    ]
+    rows: list[Row] = []
+    for row in all_rows():
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
     soak = json.loads(arguments.soak.read_text("utf-8")) if arguments.soak else None
     text = as_text(rows, soak)
     if arguments.write is None:
