@@ -331,7 +331,9 @@ class Admission:
                 if more > GREW_BYTES and here:
                     self._enlarge(here, more, device.label)
 
-    def _enlarge(self, records: list[LeaseRecord], more: int, label: str) -> None:
+    def _enlarge(self, here: list[LeaseRecord], more: int, label: str) -> None:
+        # Whoever has not said yet what it takes is the one that surprises.
+        records = [r for r in here if not r.measured] or here
         total = sum(r.request.need.model_bytes for r in records)
         for record in records:
             need = record.request.need
@@ -461,6 +463,7 @@ class Admission:
 
     def measured(self, record: LeaseRecord, footprint: Footprint, now: float) -> None:
         """What a model really takes replaces what was expected."""
+        record.measured = True
         self.ledger.resize(record, footprint)
         self._serve(now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from danzar_gpu.admission import Admission
 from danzar_gpu.config import GPUMemoryConfig
-from danzar_gpu.ledger import Footprint, LeaseRecord, Request
+from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.memory import MemorySnapshot
 from tests.gpu_memory.rig import Card, gb
 
@@ -96,3 +96,18 @@ def test_the_contexts_of_other_cards_do_not_make_a_model_too_large_for_visions_l
     room = desk.admission.rooms(0.0)[1]
     assert room.vision_leased == gb(1.9)
     assert room.pending == need.total_bytes
+
+
+def test_a_surprise_is_the_newcomers_not_that_of_a_model_that_was_measured() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision)
+    desk.ask("depth", 0.9, 0)
+    [depth] = desk.admission.ledger
+    desk.admission.measured(depth, Footprint(gb(0.9)), desk.now)
+    desk.ask("ocr", 0.7, 20)
+    vision.ours = {7: gb(0.9 + 1.05)}
+    desk.admission.holder_memory("worker", HolderMemory(7, {1: (gb(1.95), gb(1.95))}))
+    desk.wait(5)
+    sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
+    assert sizes == {"depth": gb(0.9), "ocr": gb(1.05)}
+    assert desk.where() == {"depth": "cuda:1", "ocr": "cuda:1"}
