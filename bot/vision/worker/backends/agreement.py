@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bot.vision.worker.boxes import suppress
+
 LEAST_OVERLAP = 0.95
 """Intersection over union with the reference's box."""
 LEAST_COSINE = 0.999
@@ -17,7 +19,8 @@ SCENES = (3, 14, 15, 92)
 """Seeds of rendered scenes; the sizes differ as screens do."""
 SIZES = ((1280, 720), (1920, 1080), (640, 480), (1280, 720))
 Boxes = Callable[[np.ndarray, float], np.ndarray]
-"""(picture, confidence) -> rows of x1, y1, x2, y2, confidence, class."""
+"""(picture, confidence) -> candidates above it, surest first, before any suppression."""
+OVERLAP, MOST = 0.5, 300
 
 
 def frames(count: int = len(SCENES)) -> list[np.ndarray]:
@@ -29,7 +32,11 @@ def frames(count: int = len(SCENES)) -> list[np.ndarray]:
 
 
 def boxes_differ(reference: Boxes, other: Boxes, pictures: Sequence[np.ndarray]) -> str:
-    """What is different, in words; empty when every clear box has its like on both sides."""
+    """What is different, in words; empty when every clear box has its like on both sides.
+
+    A side's boxes are what suppression leaves of its candidates; their like is looked for among
+    all candidates of the other: which of two equally sure ones stays is chance.
+    """
     confidence, seen = CONFIDENCES[0], list[np.ndarray]()
     for confidence in CONFIDENCES:
         seen = [reference(picture, confidence) for picture in pictures]
@@ -38,7 +45,7 @@ def boxes_differ(reference: Boxes, other: Boxes, pictures: Sequence[np.ndarray])
     for picture, rows in zip(pictures, seen, strict=True):
         found = other(picture, confidence)
         for some, all_ in ((rows, found), (found, rows)):
-            clear = some[some[:, 4] > confidence * (1 + MARGIN)]
+            clear = suppress(some[some[:, 4] > confidence * (1 + MARGIN)], OVERLAP, MOST)
             worst = min((_best_overlap(box, all_) for box in clear), default=1.0)
             if worst < LEAST_OVERLAP:
                 return f"a box has an overlap of {worst:.3f}, less than {LEAST_OVERLAP}"

@@ -95,13 +95,13 @@ def _boxes(
     picture: np.ndarray,
     confidence: float,
 ) -> np.ndarray:
-    from bot.vision.worker.boxes import Letterbox, candidates, fits, suppress
+    from bot.vision.worker.boxes import Letterbox, candidates, fits
 
     laid = fits([picture], facts["image_size"], facts["stride"])
     said = run(Letterbox()([picture], laid))[0]
     if facts["end_to_end"]:
         return said[said[:, 4] > confidence].copy()
-    return suppress(candidates(said, confidence), 0.5, 300)
+    return candidates(said, confidence)
 
 
 def _clip(folder: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], str]:

@@ -13,7 +13,7 @@ from bot.vision.model_files import check_checkpoint
 from bot.vision.worker.backends.agreement import CONFIDENCES, boxes_differ, frames
 from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
 from bot.vision.worker.backends.residence import Residence
-from bot.vision.worker.boxes import GREY, Fit, Letterbox, candidates, fits, suppress
+from bot.vision.worker.boxes import GREY, Fit, Letterbox, candidates, fits
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.environment import (
     UnsafeSurroundings,
@@ -27,7 +27,6 @@ DEFAULT_IMAGE_SIZE = 640
 MAX_IMAGE_SIZE = 2048
 ROWS_FROM_CARD = 2048
 """So many of the surest boxes of each picture leave the card, before suppression."""
-CHECK_OVERLAP = 0.5
 
 
 class TorchYolo:
@@ -234,12 +233,11 @@ class TorchYolo:
     def _checked_boxes(
         self, picture: np.ndarray, confidence: float, *, image_size: int
     ) -> np.ndarray:
-        """Boxes of any class for the comparison with another precision."""
+        """Candidates of any class for the comparison with another precision."""
         laid = fits([picture], image_size, self.facts["stride"])
         least = max(confidence, CONFIDENCES[-1])
         rows = self.rows([picture], laid, least)[0]
-        rows = rows[rows[:, 4] > least]
-        return suppress(rows, CHECK_OVERLAP, 300) if not self.facts["end_to_end"] else rows
+        return rows[rows[:, 4] > least]
 
 
 def _first(said: Any) -> Any:
