@@ -7,11 +7,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import StringIO
 from itertools import repeat
 
 import pytest
 
 from bot import client as client_module
+from bot import logs
 from bot.client import DanzarBot, run_on_discord
 from bot.context import AppContext
 from bot.exits import Exit
@@ -206,6 +208,29 @@ async def test_a_gateway_that_refuses_for_good_ends_it_with_words(
     assert words in caplog.text
     assert fake.heard == ["identify"], "tried once"
     assert TOKEN not in caplog.text
+
+
+async def test_a_token_in_an_error_reaches_neither_chat_nor_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = StringIO()
+    logs.configure("DEBUG", token=TOKEN, stream=written)
+    try:
+        async with connected() as s:
+
+            def fail(*_: object) -> None:
+                raise RuntimeError(f"Authorization: Bot {TOKEN}")
+
+            monkeypatch.setattr(s.context.gpu_memory_manager, "get_best_vision_device", fail)
+            await s.answers("!gpu vision")
+            [answer] = s.discord.messages
+            assert "reference" in str(answer).lower()
+            assert "planted" not in str(answer)
+    finally:
+        logs._secrets.clear()
+        logs.configure("WARNING")
+    assert "Authorization: Bot <token>" in written.getvalue()
+    assert "planted" not in written.getvalue()
 
 
 async def test_a_token_that_is_revoked_while_it_runs_ends_it(

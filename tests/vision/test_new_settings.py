@@ -19,6 +19,13 @@ from tests.vision.running import both_run, running, settings_for, until
 from tests.vision.scripted import ScriptedModel
 
 
+class Labelling(ScriptedModel):
+    """May be given other phrases."""
+
+    def use_concepts(self, concepts: tuple[str, ...]) -> None:
+        self.concepts = concepts
+
+
 class Desk:
     """A pipeline on scripted models, and everything that was asked of its workers."""
 
@@ -35,7 +42,7 @@ class Desk:
 
     async def start_worker(self, threads: int, listener: EventListener) -> WorkerHandle:
         def load(spec: YoloSpec | ClipSpec, *_: object) -> ScriptedModel:
-            return ScriptedModel(spec.kind)
+            return Labelling(spec.kind)
 
         self.workers += 1
         worker = await InlineWorker.start(threads, listener, loader=load)
@@ -81,7 +88,7 @@ async def test_a_rate_starts_the_capture_again_and_no_model(desk: Desk) -> None:
         assert desk.asked_for(LoadModel) == []
 
 
-async def test_the_files_new_phrases_replace_those_from_chat(desk: Desk) -> None:
+async def test_the_files_new_phrases_load_clip_again(desk: Desk) -> None:
     async with desk.running() as pipeline:
         await pipeline.unload("yolo")
         new = desk.settings(clip={"profiles": {"default": ["a shop", "a map"]}})
@@ -94,6 +101,14 @@ async def test_the_files_new_phrases_replace_those_from_chat(desk: Desk) -> None
         lists = {"default": ["a shop", "a map"], "other": list(CONCEPTS)}
         newer = desk.settings(clip={"profiles": lists}, yolo={"confidence_threshold": 0.9})
         assert await pipeline.use_settings(newer) == ()
+
+
+async def test_phrases_that_were_chosen_in_chat_stay(desk: Desk) -> None:
+    async with desk.running() as pipeline:
+        await pipeline.use_concepts(("a shop", "a map"))
+        new = desk.settings(clip={"profiles": {"default": ["something", "else"]}})
+        assert await pipeline.use_settings(new) == ()
+        assert pipeline.concepts == ("a shop", "a map")
 
 
 async def test_a_model_is_switched_off_and_on(desk: Desk) -> None:
