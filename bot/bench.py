@@ -102,7 +102,7 @@ async def measure(
     Raises:
         WorkerGone, OSError: the worker could not be started, or died.
     """
-    threads = settings.vision.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
+    threads = settings.vision.threads
     findings = Findings(os.cpu_count() or 1, threads, probe.source)
     step("reading the cards")
     await asyncio.to_thread(_poll, probe, findings)

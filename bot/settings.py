@@ -320,6 +320,11 @@ class VisionSettings(Section):
         ),
     )
 
+    @property
+    def threads(self) -> int:
+        """Cores that the models have on the CPU; half of the machine's if nothing is set."""
+        return self.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
+
     def may_share_in(self, channel: object) -> bool:
         """Whether a frame may be posted in a channel, or a thread of it."""
         ids = {getattr(channel, "id", None), getattr(channel, "parent_id", None)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
@@ -87,11 +86,6 @@ class Row:
     backend: str
     our_threads: int
     peer_threads: int
-
-
-def default_threads() -> int:
-    """What Danzar takes when nobody configured anything."""
-    return Settings().vision.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
 
 
 def cases(which: str, quick: bool) -> list[tuple[int, str]]:
@@ -204,7 +198,7 @@ async def _open(
     group = Group(models, which, destination)
     for mode in thread_modes:
         tell(0.0, f"starting ({mode} threads)")
-        count = default_threads() if mode == "default" else run.threads
+        count = Settings().vision.threads if mode == "default" else run.threads
         group.ours[mode] = await stack.enter_async_context(
             our_worker(models.settings(run.folder), group.names, count)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -338,7 +337,9 @@ class VisionPipeline:
         worker = self._worker
         if worker is None:
             return ()
-        if settings.vision.cpu_budget != before.vision.cpu_budget:
+        # The worker's thread pools and what its models are opened with are fixed at their start.
+        fixed = ("cpu_budget", "backend", "cuda_graphs")
+        if any(getattr(settings.vision, k) != getattr(before.vision, k) for k in fixed):
             await self.stop()
             await self.start()
             return ("the vision worker",)
@@ -436,9 +437,7 @@ class VisionPipeline:
 
     async def _live(self) -> str:
         """One worker from start to end; returns why it ended."""
-        vision = self._settings.vision
-        threads = vision.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
-        worker = await self._factory(threads, self._heard)
+        worker = await self._factory(self._settings.vision.threads, self._heard)
         self.worker_starts += 1
         self._worker = worker
         why = "vision was stopped"
