@@ -410,8 +410,9 @@ class DataSettings(Section):
         default="data",
         title="Folder",
         description=(
-            "Where history, learned footprints and what chats chose are kept, relative to the "
-            "folder in which Danzar was started. The demo on a simulated rig keeps nothing."
+            "Where history, learned footprints, converted models and what chats chose are kept, "
+            "relative to the folder in which Danzar was started. The demo on a simulated rig keeps "
+            "converted models alone."
         ),
     )
 
