@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,16 +198,17 @@ def test_while_the_demo_runs_nobody_but_this_machine_is_spoken_to(tmp_path: Path
         demo.wait_for(ADDRESS)
         for command, answer in (
             ("!gpu status", r"Device 0 \(RTX 4070\)"),
-            ("!gpu history", r"\[picture: history"),
+            # Drawn, or given up where the machine is too busy: its process has run.
+            ("!gpu history", "📈"),
         ):
             demo.type(command)
             demo.wait_for(answer)
         # Until both models have looked at a frame: that they come up is what could call out.
-        for _ in range(60):
+        for _ in range(200):
             if re.search(r"yolo \d+ ms", demo.output) and "▰" in demo.output:
                 break
             demo.type("!vision look")
-            threading.Event().wait(1.5)
+            time.sleep(1.5)
         else:
             pytest.fail(f"the models never ran:\n{demo.output}")
         log = (tmp_path / "log").read_text()
