@@ -265,7 +265,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         for card in self.world.cards:
             for name, size in list(card.programs.items()):
                 self.world.give(card.index, name, size, self.now, llm=name == "ollama")
-        fitting = [t for t in self.tickets if t.request.need.total_bytes <= 2 * GIB]
+        # By what they were seen to take: who outgrew vision's limit waits rightly.
+        expected = self.admission.ledger.expected
+        fitting = [
+            t
+            for t in self.tickets
+            if all(expected(t.request, c.uuid).total_bytes <= 2 * GIB for c in self.world.cards)
+        ]
         for _ in range(60):
             if not any(t.open for t in fitting):
                 return
