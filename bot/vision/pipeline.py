@@ -104,6 +104,8 @@ class VisionPipeline:
             "yolo": YoloService(settings, manager),
             "clip": self._clip,
         }
+        for service in self._services.values():
+            service.may_rest = not every_frame
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._state: PipelineState = "off"
         self._reason = ""

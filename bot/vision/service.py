@@ -156,6 +156,8 @@ class ModelService(ABC):
         self._ran_at: float | None = None
         self._landed_at = 0.0
         self._trouble: asyncio.Queue[ModelFell | ModelBroke] = asyncio.Queue()
+        self.may_rest = True
+        """Whether it may be parked; not where each frame of a film has to be seen."""
         self.settled = asyncio.Event()
         """Set while nothing is being loaded: it runs, or it is known that it won't."""
 
@@ -343,7 +345,7 @@ class ModelService(ABC):
 
         Some periods at least: who was woken for a picture must have come to see it.
         """
-        wish = self.settings.vision.idle_release_seconds
+        wish = self.settings.vision.idle_release_seconds if self.may_rest else 0.0
         section = self.settings.yolo if self.name == "yolo" else self.settings.clip
         period = 1 / min(section.processing_fps, self.settings.capture.fps)
         return max(wish, IDLE_PERIODS * period) if wish else 0.0

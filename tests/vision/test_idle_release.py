@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
 from bot.vision.service import ServiceStatus, precision_of
 from bot.vision.worker.protocol import (
@@ -159,6 +160,15 @@ async def test_nobody_is_parked_without_the_setting_or_on_the_cpu(tmp_path: Path
             await asyncio.sleep(0.5)
             assert life.service.status.state == "running"
             assert life.worker.asked == ["load_model"]
+
+
+def test_a_film_s_frames_are_all_seen(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    for every_frame in (False, True):
+        pipeline = VisionPipeline(life.service.settings, life.manager, every_frame=every_frame)
+        for service in pipeline._services.values():  # pyright: ignore[reportPrivateUsage]
+            patience = service._idle_patience()  # pyright: ignore[reportPrivateUsage]
+            assert (patience == 0.0) == every_frame
 
 
 async def test_who_is_due_rarely_is_not_idle_in_between(tmp_path: Path) -> None:
