@@ -108,6 +108,7 @@ class ChatPage:
         self._on_message = on_message
         self._lock = asyncio.Lock()
         self._changed = False
+        self._last_request: object = None
         self._original_action = preview._action  # pyright: ignore[reportPrivateUsage]
         preview._action = self._action  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         env.backend.subscribers.append(self._noticed)
@@ -134,6 +135,7 @@ class ChatPage:
         async with self._lock:
             try:
                 await self._env.settle()
+                self._notice_private_edits()
                 if self._changed:
                     self._changed = False
                     await self._preview.refresh()
@@ -141,6 +143,15 @@ class ChatPage:
                 log.warning("the chat page: %s", error)
             del self._env.backend.transcript[:-KEPT_EVENTS]
             del self._env.backend.http_requests[:-KEPT_EVENTS]
+
+    def _notice_private_edits(self) -> None:
+        """Edits of what only one person may see come without an event."""
+        requests = self._env.backend.http_requests
+        for request in reversed(requests):
+            if request is self._last_request:
+                break
+            self._changed |= request.method == "PATCH" and "/webhooks/" in request.path
+        self._last_request = requests[-1] if requests else None
 
     async def keep_live(self) -> None:
         """Tick until the page is closed: by its own menu, or by us."""
