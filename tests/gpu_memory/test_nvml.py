@@ -1,44 +1,36 @@
-"""The real pynvml on a stand-in driver, each case in a process of its own."""
+"""The real pynvml on a stand-in driver: what a reading says."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from danzar_gpu import ProbeError, open_probe
 from danzar_gpu.memory import GpuProcess
 from danzar_gpu.probes.cards import short_name
 from danzar_gpu.probes.nvml import listed_bytes
 from danzar_gpu.probes.visibility import visible_order
 from tests.standin import GUIDE, Fault, Process, Scenario, StandinNvml, gib
-
-READ = """
-import dataclasses, json, sys
-from danzar_gpu.probes import ProbeError, open_probe
-try:
-    probe = open_probe("nvml")
-    shot = probe.read(5.0, processes=True)
-    print(json.dumps(dataclasses.asdict(shot)))
-except ProbeError as error:
-    print(json.dumps({"error": error.cause, "remedy": error.remedy}))
-"""
+from tests.standin.here import driver_here
 
 
 def read(standin: StandinNvml, scenario: Scenario, **environment: str) -> dict[str, Any]:
+    """One reading as plain data, or the words of its failure."""
     standin.write(scenario)
-    run = subprocess.run(
-        [sys.executable, "-c", READ],
-        env={**standin.environment(), **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return json.loads(run.stdout)
+    with driver_here(standin), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            probe = open_probe("nvml")
+            shot = probe.read(5.0, processes=True)
+        except ProbeError as error:
+            return {"error": error.cause, "remedy": error.remedy}
+        probe.close()
+        return asdict(shot)
 
 
 def test_the_guides_example_through_the_real_pynvml(standin_nvml: StandinNvml) -> None:
