@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from bot.settings import CaptureSettings
+from bot.vision.worker.buffers import Buffers
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -152,6 +153,7 @@ class ScreenSource:
         self._monitor = monitor
         self._region = region
         self._mss: MSS | None = None
+        self._buffers = Buffers()
         self._area: dict[str, Any] = {}
         self._sequence = 0
 
@@ -225,7 +227,9 @@ class ScreenSource:
                 "it is opened again by itself when the desktop is back",
             ) from error
         bgra = np.frombuffer(shot.raw, np.uint8).reshape(shot.height, shot.width, 4)
-        frame = Frame(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), time.time(), None, self._sequence)
+        image = self._buffers.take((shot.height, shot.width, 3))
+        cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR, dst=image)
+        frame = Frame(image, time.time(), None, self._sequence)
         self._sequence += 1
         return frame
 
