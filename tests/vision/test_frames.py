@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from bot.settings import CaptureSettings
 from bot.vision import frames
@@ -182,8 +183,11 @@ def test_a_stream_that_does_not_answer_is_told_without_its_password() -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "concat:a|b", "no address", "data:video"])
 def test_only_network_addresses_are_streams(url: str) -> None:
+    with pytest.raises(ValidationError, match="url"):
+        capture(source="stream", url=url)
+    # What came past the settings is refused here, too.
     with pytest.raises(SourceError, match="no kind of stream"):
-        open_source(capture(source="stream", url=url))
+        StreamSource(url).open()
 
 
 def test_the_rendered_scene_has_no_end_and_moves() -> None:
