@@ -107,9 +107,12 @@ class MeasuredWorker:
         await self._handle.ask(ReleaseCapture(), Done, timeout=self.patience)
         ending = await asyncio.wait_for(self._ended, FILM_SECONDS)
         took = time.perf_counter() - began
+        cpu = self._cpu_seconds() - cpu
+        # What waits for its turn to be measured must not work.
+        await self._handle.ask(StopCapture(), Done, timeout=self.patience)
         if ending.failed or not self._reports:
             raise NothingSeen(ending.words)
-        return Watched(took, tuple(self._reports), self._cpu_seconds() - cpu, self._source)
+        return Watched(took, tuple(self._reports), cpu, self._source)
 
     async def watch(self, settings: CaptureSettings, seconds: float) -> Watched:
         """The configured source at its own pace for so long, from its first frame on.

@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from bot.vision.worker.analysis import REPORTS_AHEAD
+from bot.vision.worker.analysis import REPORTS_AHEAD, WAIT_SECONDS
+from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
     Dying,
     ModelBroke,
@@ -34,6 +35,25 @@ def test_each_frame_of_a_file_is_reported_in_order_and_batched() -> None:
     assert bench.told[-1] == SourceEnded(words="a script has ended", failed=False)
     assert bench.events(Reported)[-1].counts.analysed == 24
     assert bench.events(Reported)[-1].counts.dropped == 0
+
+
+def test_after_the_end_of_a_film_nobody_asks_for_frames_without_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    take = Inbox.take
+
+    def counted(inbox: Inbox, most: int, timeout: float) -> list[Captured]:
+        asked.append(timeout)
+        return take(inbox, most, timeout)
+
+    monkeypatch.setattr(Inbox, "take", counted)
+    with Bench(ScriptedSource(DISTINCT[:2]), ScriptedModel()) as bench:
+        bench.wait_for(SourceEnded)
+        asked.clear()
+        time.sleep(4 * WAIT_SECONDS)
+    # A thread that spins asks thousands of times; it kept a core busy for nothing.
+    assert len(asked) < 50
 
 
 def test_equal_frames_are_looked_at_once_and_carry_the_answer_over() -> None:

@@ -182,6 +182,10 @@ class Analysis:
             batch = capture.inbox.take(most, WAIT_SECONDS)
             if not batch:
                 self._end_if_over(capture)
+                if capture.inbox.closed:
+                    # Nothing more will come of this order; another one wakes us.
+                    self._wake.wait(WAIT_SECONDS)
+                    self._wake.clear()
                 continue
             try:
                 self._deal_with(batch, capture)

@@ -57,6 +57,10 @@ class Inbox:
             self._change.notify_all()
             return batch
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """No more frames come in; those that wait can still be taken."""
         with self._change:
