@@ -25,8 +25,6 @@ FORGIVEN_SECONDS = 600.0
 """So long after a model left a card it is as if it never had."""
 SOON_SECONDS = 5.0
 """Room that a model will take so soon is not given to a less important one."""
-TIGHT_DWELL_FACTOR = 2
-"""A card without the margin for a return must have had room so many times longer."""
 _LOST = re.compile(r"\blost\b|fallen off|not found", re.IGNORECASE)
 
 
@@ -353,24 +351,26 @@ def _wait(
     """Seconds until a card has had room for long enough for this model; 0 or less: it has.
 
     Where it never had to leave a moment will do. A model that had stayed for long before it had
-    to leave returns soon; one that was sent away soon after it came waits longer each time.
+    to leave returns soon, if there is a margin; one that was sent away soon after it came waits
+    longer each time, and does not leave another card for that one.
     """
     dwell = config.return_dwell_seconds
     left = record.left_at.get(uuid)
     fresh = left is None or now - left >= FORGIVEN_SECONDS
+    hurried = not fresh and uuid in record.short_stays
+    since = record.better_since
     if on_llm_card:
-        patience = dwell
+        if hurried and left is not None:
+            return FORGIVEN_SECONDS - (now - left)
+        patience, since = dwell, record.roomy_since
     elif fresh:
         patience = min(FIRST_DWELL_SECONDS, dwell)
-    elif uuid in record.short_stays:
+    elif hurried:
         patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 2)
+    elif roomy:
+        patience, since = dwell / 3, record.roomy_since
     else:
-        patience = dwell / 3
-    if (fresh or roomy) and not on_llm_card:
-        since = record.better_since if fresh else record.roomy_since
-    else:
-        since = record.roomy_since if on_llm_card else record.better_since
-        patience *= 1 if on_llm_card else TIGHT_DWELL_FACTOR
+        patience = dwell
     return patience if since is None else patience - (now - since)
 
 
