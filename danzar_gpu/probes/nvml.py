@@ -116,6 +116,9 @@ class NvmlProbe:
             raise self._words(error) from None
         self._read_v2 = getattr(pynvml.nvmlLib, "nvmlDeviceGetMemoryInfo_v2", None)
         self._read_rates = getattr(pynvml.nvmlLib, "nvmlDeviceGetUtilizationRates", None)
+        for card in found:
+            card.memory_v2 = self._read_v2 is not None
+            card.rates_known = self._read_rates is not None
         present = {card.uuid for card in found}
         # A card that is gone still counts in the order of those that CUDA_VISIBLE_DEVICES names.
         gone = [card for uuid, card in self._seen.items() if uuid not in present]
@@ -196,7 +199,10 @@ class NvmlProbe:
         return devices, faults, broken
 
     def _read_card(self, card: Card, now: float, everything: bool) -> DeviceMemory:
-        total, free, used = self._read_memory(card)
+        if card.memory_v2 and self._read_v2(card.handle, card.memory_ref) == 0:
+            _, total, _, free, used = card.words[:]
+        else:
+            total, free, used = self._read_memory(card)
         if everything or abs(used - card.used_at_listing) > LISTING_DRIFT_BYTES:
             # Somebody came or went: the old list would credit memory to a program that left.
             card.processes = self._read_processes(card)
@@ -232,9 +238,9 @@ class NvmlProbe:
     def _read_memory(self, card: Card) -> tuple[int, int, int]:
         """(total, free, used without the driver's share where it tells) in bytes."""
         if card.memory_v2:
-            code = self._read_v2(card.handle, card.memory_ref) if self._read_v2 else NOT_SUPPORTED
-            if code == 0:
-                _, total, _, free, used = card.words
+            code = self._read_v2(card.handle, card.memory_ref)
+            if code == 0:  # it came to itself meanwhile
+                _, total, _, free, used = card.words[:]
                 return total, free, used
             if code in RESTART_CODES:
                 raise pynvml.NVMLError(code)
