@@ -65,6 +65,7 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
     chosen = {name: known[name] for name in args.parts or PARTS}
     report = asyncio.run(run_parts(chosen, quick=args.quick))
+    report.left_out = tuple(name for name in PARTS if name not in chosen)
     if "gpu" in report.results and not report.results["gpu"][0].skipped:
         old = CARDS_PAGE.read_text(encoding="utf-8") if CARDS_PAGE.exists() else ""
         CARDS_PAGE.write_text(with_section(old, gpu_section(report)), encoding="utf-8")

@@ -35,6 +35,8 @@ class Report:
     )
     seconds: float = 0.0
     failed: bool = False
+    left_out: tuple[str, ...] = ()
+    """Parts that a whole run would have had."""
 
     @classmethod
     def begin(cls, *, quick: bool) -> Report:
@@ -128,6 +130,8 @@ def _machine(report: Report) -> list[str]:
         )
     if report.quick:
         blocks.append("**A quick run: fewer cases and rounds.**")
+    if report.left_out:
+        blocks.append(f"**Not run this time:** {', '.join(report.left_out)}.")
     return blocks
 
 
