@@ -19,7 +19,7 @@ LOOKS = ("status", "vision", "processes", "models", "fit 2", "fit yolo", "alerts
 
 
 def crowded() -> ScriptedProbe:
-    """Sixteen cards with more than two hundred processes, whose names are Discord markup and mentions."""
+    """Sixteen cards, more than two hundred processes; the names are markup and mentions."""
     programs = {f"{EVIL} {i} {'y' * 200}": 0.8 for i in range(13)}
     return ScriptedProbe(*(Card(f"{EVIL} {i} {'x' * 200}", programs=programs) for i in range(16)))
 
