@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from bot.vision.asking import BACKGROUND, certainty, phrase_of, probability
 from bot.vision.pipeline import VisionUnavailable
 from bot.vision.scene import render
+from bot.vision.worker.backends.torch_clip import TorchClip
 from bot.vision.worker.labeller import Labeller
 from tests.vision.running import running, settings_for, until
 from tests.vision.test_labeller import spec
@@ -42,21 +44,25 @@ def test_probability_and_its_word() -> None:
     assert words == ["yes", "yes", "likely", "unclear", "unclear", "unlikely", "no"]
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many phrases were encoded, call by call."""
+    calls: list[int] = []
+    encode = TorchClip.text
+
+    def counting(clip: TorchClip, phrases: Sequence[str]) -> np.ndarray:
+        calls.append(len(phrases))
+        return encode(clip, phrases)
+
+    monkeypatch.setattr(TorchClip, "text", counting)
+    return calls
+
+
 def test_a_phrase_competes_with_the_best_neutral_one(
     clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     labeller = Labeller.load(spec(clip_folder), 1)
     image = np.ascontiguousarray(render(3, (320, 180)).image[..., ::-1])
-    calls: list[int] = []
-    encode = labeller._model.encode_text
-
-    def counting(tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        calls.append(len(tokens))
-        return encode(tokens, normalize=normalize)
-
-    monkeypatch.setattr(labeller._model, "encode_text", counting)
+    calls = counted(monkeypatch)
     odds = labeller.log_odds(image, ("low health", BACKGROUND[0]), BACKGROUND)
     again = labeller.log_odds(image, ("low health",), BACKGROUND)
     assert again[0] == pytest.approx(odds[0], abs=1e-4)
@@ -69,13 +75,15 @@ def test_a_phrase_competes_with_the_best_neutral_one(
 def test_what_is_asked_is_not_remembered_for_ever(
     clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.vision.worker.labeller.KEPT_PHRASES", 12)
+    monkeypatch.setattr("bot.vision.worker.phrases.KEPT", 12)
     labeller = Labeller.load(spec(clip_folder), 1)
     image = np.zeros((64, 64, 3), np.uint8)
+    calls = counted(monkeypatch)
     for n in range(20):
         labeller.log_odds(image, (f"phrase {n}",), BACKGROUND)
-    assert len(labeller._asked) == 12
-    assert set(BACKGROUND) <= set(labeller._asked)
+    assert calls == [1 + len(BACKGROUND), *[1] * 19], "the background is not forgotten"
+    labeller.log_odds(image, ("phrase 19", "phrase 0"), BACKGROUND)
+    assert calls[20:] == [1], "the newest is known, the oldest was forgotten"
 
 
 async def test_a_phrase_is_scored_by_the_worker(yolo_file: Path, clip_folder: Path) -> None:
