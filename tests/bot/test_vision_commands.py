@@ -518,7 +518,8 @@ async def test_watches_and_their_message_outlive_a_restart() -> None:
         assert "enemy" not in text_of(last(w))
         now = time.time()
         await see(w, vision, *(fight(now + t) for t in range(5)))
-        found = await w.env.bot.get_channel(w.channel.id).fetch_message(told.id)
+        channel = w.env.bot.get_partial_messageable(w.channel.id)
+        found = await channel.fetch_message(told.id)
         assert "seen 2 times" in text_of(found), "sooner than the cooldown: the same message"
         await w.owner.send(w.channel, "!vision watch minimap")
         assert "remove 3`" in text_of(last(w)), "no number is used twice"
