@@ -346,6 +346,14 @@ class Ledger:
         """The size of a process's CUDA context on a card, if it was ever seen alone; else 0."""
         return self._residues.get((holder, uuid), 0)
 
+    def idle_contexts(self, holder: str) -> dict[str, int]:
+        """What a process's CUDA contexts hold on cards without a lease of its, by UUID."""
+        return {
+            uuid: size
+            for (name, uuid), size in self._residues.items()
+            if name == holder and size and holder not in self.holders_on(uuid)
+        }
+
     def see_residues(self, device: DeviceMemory) -> None:
         """A process keeps its CUDA context on a card when its models have left: see how large."""
         if device.processes is None:

@@ -471,6 +471,14 @@ class GPUMemoryManager:
         """Record that a holder gave memory back because it has nothing to do."""
         self._note("parked", words)
 
+    def idle_contexts(self, holder: str) -> dict[str, int]:
+        """Bytes of the CUDA contexts that a process holds on cards without a model, by UUID."""
+        return self._ledger.idle_contexts(holder)
+
+    def context_given_up(self, why: str) -> None:
+        """Record that a holder's process ends so that its CUDA context goes back."""
+        self._note("context-returned", why)
+
     def trimmed(self, words: str, record: MoveRecord) -> None:
         """Record that a holder gave unused memory back, and what it was worth."""
         self._note("trimmed", words)

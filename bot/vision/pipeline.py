@@ -52,6 +52,7 @@ from bot.vision.worker.protocol import (
 from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.choices import OFFLOAD
+from danzar_gpu.idle_context import ContextGuard
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,9 @@ class VisionPipeline:
         self._supervisor: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._failures: deque[float] = deque()
-        self._planned = False
-        """Whether the worker is replaced on purpose, which is no failure."""
+        self._planned: Verdict | None = None
+        """Why the worker is replaced on purpose, which is no failure."""
+        self._context_guard = ContextGuard()
         self.worker_starts = 0
         """How many workers were brought up since the bot started."""
         self._stopping = asyncio.Lock()
@@ -396,7 +398,7 @@ class VisionPipeline:
 
     async def _supervise(self) -> None:
         while True:
-            self._planned = False
+            self._planned = None
             try:
                 why = await self._live()
             except (WorkerGone, WorkerRefused, OSError, TimeoutError) as error:
@@ -405,8 +407,8 @@ class VisionPipeline:
                 # Nobody would look after the worker any more: that must not go unnoticed.
                 log.exception("looking after the vision worker failed")
                 why = f"a fault in Danzar: {type(error).__name__}: {error}"
-            if self._planned:
-                self._begin_with_new_cards()
+            if self._planned is not None:
+                self._begin_anew(self._planned)
                 continue
             now = self._clock()
             self._failures.append(now)
@@ -505,6 +507,7 @@ class VisionPipeline:
             loading=lambda: any(s.status.state in ("loading", "moving") for s in services),
             snapshot=lambda: self._manager.snapshot,
             heard=lambda pong: self._look_after(worker, pong),
+            idle_context=self._idle_context,
         )
         try:
             verdict = await watch_over(worker, watched)
@@ -513,11 +516,23 @@ class VisionPipeline:
             verdict = Verdict(f"a fault in Danzar: {type(error).__name__}: {error}")
         if verdict is not None:
             # First: whoever waits for its end cancels this task.
-            self._planned = verdict.planned
+            self._planned = verdict if verdict.planned else None
             await worker.kill(verdict.why)
 
-    def _begin_with_new_cards(self) -> None:
-        """What torch could not use may be usable now; what people decided stays."""
+    def _idle_context(self) -> str | None:
+        """Why this worker should make way for one without a context on a card that is short."""
+        if self._every_frame or self._manager.source == "simulated":
+            return None  # a film would lose frames; a scripted card holds no context
+        manager = self._manager
+        contexts = manager.idle_contexts(HOLDER)
+        return self._context_guard.due(contexts, manager.rooms(), manager.config, self._clock())
+
+    def _begin_anew(self, verdict: Verdict) -> None:
+        if verdict.planned == "idle context":
+            self._manager.context_given_up(f"{verdict.why}: the worker starts again without it")
+            self._set("starting", "the vision worker starts again to give GPU memory back")
+            return
+        # What torch could not use may be usable now; what people decided stays.
         self._set("starting", "a card came: the vision worker is started again to use it")
         log.info("%s", self._reason)
         chosen = {choice.key for choice in self._manager.choices.made}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from bot.settings import VisionSettings
 from bot.vision.worker.handle import WorkerGone, WorkerHandle
@@ -24,6 +25,8 @@ class Watched:
     loading: Callable[[], bool]
     snapshot: Callable[[], MemorySnapshot | None]
     heard: Callable[[Pong], Awaitable[None]]
+    idle_context: Callable[[], str | None]
+    """Why it should end for the sake of a CUDA context that it no longer needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,9 @@ class Verdict:
     """The worker has to be replaced."""
 
     why: str
-    planned: bool = False
-    """It is well, but can't see a card that came: CUDA shows a process those of its start."""
+    planned: Literal["", "new card", "idle context"] = ""
+    """It is well, but: CUDA shows a process only the cards of its start, and gives the memory of a
+    context back only at the process's end."""
 
 
 async def watch_over(worker: WorkerHandle, watched: Watched) -> Verdict | None:
@@ -52,8 +56,10 @@ async def watch_over(worker: WorkerHandle, watched: Watched) -> Verdict | None:
             return Verdict(why)
         present = cards_of(watched.snapshot())
         if known is not None and present is not None and present - known:
-            return Verdict("a card came that it can't see", planned=True)
+            return Verdict("a card came that it can't see", planned="new card")
         known = present if known is None else known
+        if not watched.loading() and (why := watched.idle_context()):
+            return Verdict(why, planned="idle context")
         await watched.heard(pong)
         await asyncio.sleep(min(PING_SECONDS, limit / 2))
 

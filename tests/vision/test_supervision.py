@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from bot.settings import Settings
-from bot.vision.pipeline import VisionUnavailable
+from bot.vision.pipeline import VisionPipeline, VisionUnavailable
 from bot.vision.service import ModelService
 from bot.vision.worker.handle import ProcessWorker, WorkerGone, WorkerRefused
 from bot.vision.worker.protocol import Destination, LoadModel, Placed, Reply, YoloSpec
+from danzar_gpu.memory import MemorySnapshot
+from tests.gpu_memory.rig import Card, ScriptedProbe
 from tests.vision.running import inline, manager_of, running, settings_for, two_cards, until
 from tests.vision.scripted import Bench, ScriptedModel, ScriptedSource
 
@@ -156,3 +158,34 @@ def test_a_frame_that_breaks_the_analysis_costs_itself_alone(
             time.sleep(0.01)
     assert 4 in model.seen
     assert bench.events(Dying) == []
+
+
+async def test_a_worker_gives_the_context_that_it_left_behind_back_and_it_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    class Held(ScriptedProbe):
+        """The first worker's context stays on card 0 whatever its models do."""
+
+        def read(self, now: float, *, processes: bool) -> MemorySnapshot:
+            starts = pipelines[0].worker_starts if pipelines else 0
+            self.cards[0].ours = {os.getpid(): 512 << 20} if starts == 1 else {}
+            return super().read(now, processes=processes)
+
+    pipelines: list[VisionPipeline] = []
+    rig = Held(Card("RTX 4070", programs={"ollama": 4.0}))
+    settings = stub(tmp_path)
+    async with running(
+        settings, rig, start=False, worker_factory=inline(ScriptedModel("yolo"))
+    ) as pipeline:
+        pipelines.append(pipeline)
+        rig.cards[0].programs["game"] = 3.4
+        await pipeline.start()
+        await until(lambda: pipeline.worker_starts == 2, "the second worker")
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
+        assert pipeline.services["yolo"].device == "cpu"
+        assert not pipeline._failures  # pyright: ignore[reportPrivateUsage]
+        told = [e.text for e in manager_of(pipeline).events if e.kind == "context-returned"]
+        assert len(told) == 1
+        assert "are vision's CUDA context, though no model of vision is there" in told[0]
+        await asyncio.sleep(0.4)
+        assert pipeline.worker_starts == 2
