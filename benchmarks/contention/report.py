@@ -69,8 +69,8 @@ would stutter or fail.
   half again what was predicted, or other programs' memory flickers faster than a model may return.
 - A model that falls off a card runs on the CPU; partial loading counts as the CPU.
 - A CUDA context is given back when a process's last model leaves a card, which a real process only
-  does by ending (a trace's `keeps_context` plays it that way). Until the vision worker is restarted
-  a real LLM's card may so be short of some 0.4 GB that vision once used there.
+  does by ending. The product ends its worker for it where promised memory is missing; a trace's
+  `keeps_context` plays that, these traces don't.
 - The product reads each second while memory is tight. A program that takes memory beside the LLM's
   promise, and the LLM's claim within that same second, would starve the LLM for a moment.
 """

@@ -151,6 +151,13 @@ class Desk(Protocol):
 
     def pid(self, holder: str) -> int: ...
 
+    def restart(self, holder: str) -> None:
+        """End a process of ours, contexts and all: its models wait to be placed again.
+
+        Only while none of them is being loaded or moved.
+        """
+        ...
+
     def note(self, text: str) -> None:
         """Words for the plot."""
         ...
@@ -232,6 +239,16 @@ class Engine:
 
     def note(self, text: str) -> None:
         self.score.note(self._now, text)
+
+    def restart(self, holder: str) -> None:
+        for job in self._jobs:
+            if job.holder == holder and job.state != "gone":
+                if (card := job.device if job.target is None else job.target) is not None:
+                    self._unload(job, card)
+                self._private[job.key].again = False
+                job.state, job.device, job.target = "waiting", None, None
+        self.world.end(holder, self._now)
+        self._touch()
 
     def place(self, job: Job, device: int | None) -> None:
         if device is not None and not 0 <= device < len(self.world.cards):

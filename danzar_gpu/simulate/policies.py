@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from danzar_gpu.admission import Admission, Ticket
 from danzar_gpu.config import device_index
+from danzar_gpu.idle_context import DWELL_SECONDS, ContextGuard
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.room import RELEASE_PATIENCE_SECONDS
 from danzar_gpu.simulate.engine import Desk, Job, PolicyBase, Timer
 
 CONTEXT_BYTES = 450 << 20
@@ -25,6 +27,8 @@ class DanzarPolicy(PolicyBase):
         self._jobs: dict[int, Job] = {}
         self._poll_timer: Timer | None = None
         self._failures = 0
+        self._guards: dict[str, ContextGuard] = {}
+        self._guarding: Timer | None = None
         self._read()
         self._schedule(desk.now + self._admission.interval(desk.now))
 
@@ -48,8 +52,46 @@ class DanzarPolicy(PolicyBase):
             memory = HolderMemory(self.desk.pid(holder), {i: (b, b) for i, b in held.items()})
             self._admission.holder_memory(holder, memory)
         monitoring = self.desk.config.enable_memory_monitoring
+        ledger = self._admission.ledger
+        for device in snapshot.devices:
+            if not ledger.departing_bytes(device, self.desk.now, RELEASE_PATIENCE_SECONDS):
+                ledger.see_residues(device)
         self._admission.observe(snapshot, self.desk.now, may_move=monitoring)
+        self._guard_contexts()
         return snapshot
+
+    def _guard_contexts(self) -> None:
+        """As the watchdog does: end a process for a context that nobody needs."""
+        if self._guarding is not None:
+            return
+        watched = False
+        for holder in {job.holder for job in self._jobs.values()}:
+            contexts = self._admission.ledger.idle_contexts(holder)
+            watched = watched or bool(contexts)
+            if any(j.holder == holder and j.state != "running" for j in self._jobs.values()):
+                continue
+            guard = self._guards.setdefault(holder, ContextGuard())
+            now = self.desk.now
+            why = guard.due(contexts, self._admission.rooms(now), self.desk.config, now)
+            if why is not None:
+                self._restart(holder, why)
+        if watched:
+            self._guarding = self.desk.call_at(self.desk.now + DWELL_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._guarding = None
+        self._guard_contexts()
+
+    def _restart(self, holder: str, why: str) -> None:
+        self.desk.note(why)
+        self.desk.restart(holder)
+        gone = self._admission.holder_gone(holder, why, self.desk.now)
+        for key, record in tuple(self._records.items()):
+            if record in gone:
+                del self._records[key]
+        for job in [job for job in self._jobs.values() if job.holder == holder]:
+            if job.key not in self._tickets:
+                self._request(job)
 
     def _schedule(self, at: float) -> None:
         if not self.desk.config.enable_memory_monitoring:
@@ -68,6 +110,9 @@ class DanzarPolicy(PolicyBase):
     def asked(self, job: Job) -> None:
         self._jobs[job.key] = job
         self._read()
+        self._request(job)
+
+    def _request(self, job: Job) -> None:
         need = Footprint(weights_bytes=job.need_bytes, context_bytes=CONTEXT_BYTES)
         request = Request(job.name, need, job.holder, job.priority)
         ticket = self._admission.ask(
