@@ -91,11 +91,11 @@ class CaptureSettings(Section):
     path: Place | None = Field(
         default=None, title="Path", description="The video file or the folder of images."
     )
-    url: Annotated[str, Field(pattern=r"(?i)^(rtsps?|rtmps?|udp|rtp|srt|https?)://\S+$")] | None = (
+    url: Annotated[str, Field(pattern=r"(?i)^(rtsps?|rtmps?|udp|rtp|https?)://\S+$")] | None = (
         Field(
             default=None,
             title="Address",
-            description="The stream: rtsp, rtmp, udp, rtp, srt, http(s).",
+            description="The stream: rtsp, rtmp, udp, rtp, http(s).",
         )
     )
     loop: bool = Field(

@@ -172,7 +172,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         await ctx.send(embed=fit_embed(self.host, wanted.title, wanted.need, answer))
 
     @gpu.command(name="history", brief="Memory over time, as a picture")
-    @app_commands.describe(span="15m, 1h, 24h or 7d", card="only this card: cuda:1")
+    @app_commands.describe(span="15m, 1h, 24h, 7d, 30d or 1y", card="only this card: cuda:1")
     @app_commands.autocomplete(span=autocomplete.spans, card=autocomplete.cards)
     @commands.cooldown(2, 10, PER_USER)
     async def history(

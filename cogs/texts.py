@@ -181,7 +181,14 @@ FIT_NO_CARD = "No GPU device was found"
 FIT_FOOTER = "a model that was never measured on a card counts half as much again"
 FIT_UNKNOWN = "It is not known yet what {model} needs. Give a size in GB instead."
 
-HISTORY_SPANS = {"15m": "15 minutes", "1h": "hour", "24h": "day", "7d": "week"}
+HISTORY_SPANS = {
+    "15m": "15 minutes",
+    "1h": "hour",
+    "24h": "day",
+    "7d": "week",
+    "30d": "30 days",
+    "1y": "year",
+}
 HISTORY_TITLE = "GPU memory, the last {span}"
 HISTORY_HEADING = "📈 {title}"
 HISTORY_SINCE = "Since <t:{first:.0f}:t> (<t:{first:.0f}:R>)."

@@ -467,6 +467,19 @@ class GPUMemoryManager:
             stored = []
         return [*(sample for sample in stored if sample.at < began), *recent]
 
+    async def past_events(self, since: float) -> list[Event]:
+        """What happened since a Unix time, oldest first; as ``samples``."""
+        recent = [event for event in self.events if event.at >= since]
+        if self._store is None or self.source == "simulated":
+            return recent
+        began = recent[0].at if recent else self._wall()
+        try:
+            stored = await asyncio.to_thread(self._store.events, since)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("the events on disk can't be read: %s", error)
+            stored = []
+        return [*(event for event in stored if event.at < began), *recent]
+
     def parked(self, words: str) -> None:
         """Record that a holder gave memory back because it has nothing to do."""
         self._note("parked", words)

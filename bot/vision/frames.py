@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 MAX_PIXELS = 64 * 1024 * 1024
 """A larger picture is refused before it is decoded: an 8K screen has half of that."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "http", "https"})
-STREAM_PROTOCOLS = "rtsp,rtp,rtmp,rtmps,udp,tcp,tls,srt,http,https,httpproxy,crypto"
+STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "http", "https"})
+STREAM_PROTOCOLS = "rtsp,rtp,rtmp,rtmps,udp,tcp,tls,http,https,httpproxy,crypto"
 STREAM_TIMEOUT_SECONDS = 10.0
 SCENE_SIZE = (1280, 720)
 SCENE_SEED = 7

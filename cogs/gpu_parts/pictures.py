@@ -21,13 +21,16 @@ from danzar_gpu.memory import DeviceMemory, gib
 if TYPE_CHECKING:
     from cogs.host import Host
 
-SPANS = {"15m": 15 * 60.0, "1h": 3600.0, "24h": 24 * 3600.0, "7d": 7 * 24 * 3600.0}
+DAY = 24 * 3600.0
+SPANS = {"15m": 900.0, "1h": 3600.0, "24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 DEFAULT_SPAN = "1h"
 KEPT_SECONDS = 10.0
 """One picture serves everybody who asks within so long."""
 MOST_CARDS = 4
 """More would be too small to read on a phone."""
 MARKED = ("moved", "move-failed", "holder-gone")
+MOST_MARKS = 60
+"""More lines than that would hide what they mark."""
 FILE_NAME = "history.png"
 _MOVE = re.compile(r"^(.+) moved from \S+ to (\S+)$")
 
@@ -83,10 +86,9 @@ class Pictures:
             words = texts.HISTORY_SPANS[span]
             raise PictureFailed(texts.HISTORY_EMPTY.format(span=words, prefix=host.prefix))
         title = texts.HISTORY_TITLE.format(span=texts.HISTORY_SPANS[span])
+        moved = marks(await manager.past_events(since), since)[-MOST_MARKS:]
         try:
-            png = await history_png(
-                cards, marks(manager.events, since), title, simulated=host.simulated
-            )
+            png = await history_png(cards, moved, title, simulated=host.simulated)
         except ChartError as error:
             reason = plain(str(error))
             raise PictureFailed(texts.HISTORY_FAILED.format(reason=reason)) from error

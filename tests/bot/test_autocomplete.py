@@ -74,6 +74,8 @@ async def test_profiles_classes_phrases_and_spans() -> None:
             "1h",
             "24h",
             "7d",
+            "30d",
+            "1y",
         ]
 
 

@@ -214,7 +214,7 @@ async def test_prefer_takes_a_card_by_its_number(w: World) -> None:
         ("reserve 1e9", "is a number of GB"),
         ("fit inf", "I know no model"),
         ("history 3w", "There is no card “3w” here"),
-        ("history 3w cuda:1", "is no time span. There are: 15m, 1h, 24h, 7d."),
+        ("history 3w cuda:1", "is no time span. There are: 15m, 1h, 24h, 7d, 30d, 1y."),
         ("alerts level everything", "all"),
         ("alerts mute 2h", "No alerts come to this channel"),
         ("alerts here @Nobody", "more than the command takes"),

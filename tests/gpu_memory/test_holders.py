@@ -7,7 +7,7 @@ from pathlib import Path
 
 from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager
 from danzar_gpu.fit import largest_fit
-from danzar_gpu.history import HistoryStore, Sample
+from danzar_gpu.history import Event, HistoryStore, Sample
 from danzar_gpu.holders import shares_of
 from danzar_gpu.memory import gib
 from tests.gpu_memory.rig import Card, Rig, ScriptedProbe, gb, guide_rig
@@ -99,6 +99,8 @@ async def test_samples_come_from_memory_and_before_that_from_the_file(tmp_path: 
     store.open()
     store.sample(Sample(500.0, "GPU-1", gb(12), gb(8), gb(4), 0, 0))
     store.sample(Sample(100.0, "GPU-1", gb(12), gb(8), gb(4), 0, 0))
+    for at in (100.0, 500.0):
+        store.event(Event(at, "moved", f"yolo moved at {at:g}"))
     store.close()
     now = 1000.0
     manager = GPUMemoryManager(
@@ -110,7 +112,12 @@ async def test_samples_come_from_memory_and_before_that_from_the_file(tmp_path: 
     )
     await manager.start()
     found = await manager.samples(400.0)
+    manager.decided("somebody decided")
+    told = [(event.at, event.kind) for event in await manager.past_events(400.0)]
     await manager.close()
+    assert told[0] == (500.0, "moved")
+    assert told[-1] == (1000.0, "decided")
+    assert len(told) == len(set(told)), "nothing is told from memory and from the file"
     assert [(s.at, s.uuid) for s in found] == [
         (500.0, "GPU-1"),
         (1000.0, "GPU-0"),

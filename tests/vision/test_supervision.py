@@ -132,7 +132,7 @@ async def test_a_listener_that_fails_does_not_deafen_the_bot() -> None:
 async def test_a_worker_that_somebody_killed_says_who_might_have() -> None:
     worker = await ProcessWorker.start(1, lambda _: None)
     os.kill(worker.pid, signal.SIGKILL)
-    assert "the system ends so what takes too much memory" in await worker.wait_gone()
+    assert "a system that is out of memory does that" in await worker.wait_gone()
     await worker.close()
 
 

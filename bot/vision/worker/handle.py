@@ -259,7 +259,7 @@ class ProcessWorker(WorkerHandle):
             return self._why
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         if status == -KILLED:
-            ended += " (not Danzar's: the system ends so what takes too much memory)"
+            ended += " (not sent by Danzar; a system that is out of memory does that)"
         last = self._last_words or next((line for line in reversed(self._stderr) if line), "")
         return f"the vision worker ended with {ended}{': ' + last if last else ''}"
 
