@@ -121,10 +121,19 @@ class Bench:
             every_frame=every_frame,
             retry=retry,
         )
-        batch = max((m.batch_size for m in models), default=4)
-        self.capture = Capture(
-            self.order, inbox_for(self.order, batch), self._tell, open_it=lambda _: source
-        )
+        self._batch = max((m.batch_size for m in models), default=4)
+        self.capture = self._capture(source)
+
+    def _capture(self, source: ScriptedSource) -> Capture:
+        inbox = inbox_for(self.order, self._batch)
+        return Capture(self.order, inbox, self._tell, open_it=lambda _: source)
+
+    def watch(self, source: ScriptedSource) -> None:
+        """Go on with another source, by the same order."""
+        self.capture.stop()
+        self.capture = self._capture(source)
+        self.analysis.watch(self.capture)
+        self.capture.start()
 
     def put(self, model: ScriptedModel, *, may_fall_to_cpu: bool = True) -> None:
         seat = Seat(model.name, model, may_fall_to_cpu, shown_device=model.place.shown)

@@ -207,6 +207,13 @@ def test_who_reads_slowly_holds_up_the_film_instead_of_filling_the_memory() -> N
     assert [r.sequence for r in bench.reports] == list(range(REPORTS_AHEAD * 3))
 
 
+def test_reports_of_an_earlier_order_hold_nobody_up() -> None:
+    with Bench(ScriptedSource([20 + n for n in range(REPORTS_AHEAD)]), ScriptedModel()) as bench:
+        bench.wait_for(Reported, REPORTS_AHEAD)
+        bench.watch(ScriptedSource([20 + n for n in range(REPORTS_AHEAD)]))
+        bench.wait_for(Reported, 2 * REPORTS_AHEAD)
+
+
 def test_a_source_that_fails_is_told_and_opened_again() -> None:
     source = ScriptedSource([30, 60], live=True, fault="the cable came out")
     with Bench(source, ScriptedModel(), every_frame=False, retry=True) as bench:

@@ -23,6 +23,7 @@ from bot.vision.worker.protocol import (
     Reply,
     Reported,
     ScorePhrases,
+    SourceEnded,
     Wanted,
     YoloSpec,
 )
@@ -92,18 +93,15 @@ def test_a_full_card_leaves_the_weights_where_they_were(monkeypatch: pytest.Monk
 
 def test_a_parked_model_sees_no_frame_and_asks_once_to_come_back() -> None:
     yolo, clip = ScriptedModel(place=CARD), ScriptedModel("clip")
-    with Bench(ScriptedSource([5, 5, 9, 11]), yolo, clip) as bench:
-        seat = bench.analysis.seat("yolo")
-        assert seat is not None
-        with bench.analysis.lock:
-            yolo.park()
-            seat.parked = True
-        bench.wait_for(Wanted)
-        with bench.analysis.lock:
-            seen = len(yolo.seen)
-        bench.analysis.stop()
+    bench = Bench(ScriptedSource([5, 5, 9, 11]), yolo, clip)
+    seat = bench.analysis.seat("yolo")
+    assert seat is not None
+    yolo.park()
+    seat.parked = True
+    with bench:
+        bench.wait_for(SourceEnded)
     assert len(bench.events(Wanted)) == 1
-    assert seen == 0
+    assert yolo.seen == []
     assert clip.seen
 
 
