@@ -42,7 +42,10 @@ class OurWorker:
             request = service.load_request(service.plan(), "cpu")
             spec = request.spec.model_copy(update={"batch_size": batch_size})
             changes = {"spec": spec, "destination": destination, "may_fall_to_cpu": False}
-            self.placed[name] = await self.worker.load(request.model_copy(update=changes))
+            placed = await self.worker.load(request.model_copy(update=changes))
+            if any("it reports nothing" in note for note in placed.notes):
+                raise NotComparable(f"{name} computes nothing: {'; '.join(placed.notes)}")
+            self.placed[name] = placed
 
     async def play(self, film: Path) -> Watched:
         """Every frame of the film, from the order to go to the last report."""

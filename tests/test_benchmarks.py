@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,9 +11,13 @@ from benchmarks.__main__ import ON_REQUEST, PARTS, run_parts
 from benchmarks.chart import draw
 from benchmarks.machine import describe
 from benchmarks.measuring import Spread, interleaved, ratio
+from benchmarks.our_worker import NotComparable, OurWorker
 from benchmarks.report import Report, as_markdown, gpu_section, with_section
 from benchmarks.results import Bar, Result, Table, Target, number, shown
 from benchmarks.runs import Run
+from bot.settings import Settings
+from bot.vision.measured_worker import MeasuredWorker
+from bot.vision.worker.protocol import LoadModel, Placed
 
 
 async def test_rounds_take_turns_and_go_back_and_forth() -> None:
@@ -158,3 +163,14 @@ def test_the_cards_have_a_section_of_a_page_that_is_not_theirs() -> None:
     assert "A note." not in again and "Newer." in again
     assert again.endswith("More of others.\n") and "Of others." in again
     assert with_section("", section).startswith("# Measurements\n")
+
+
+async def test_a_detector_that_looks_for_nothing_is_not_compared() -> None:
+    class Idle:
+        async def load(self, request: LoadModel) -> Placed:
+            note = "the YOLO model knows no boss; so it reports nothing; change yolo.classes"
+            return Placed(device="cpu", on_card=False, weights_bytes=1, notes=(note,))
+
+    ours = OurWorker(cast(MeasuredWorker, Idle()), Settings(), ("yolo",))
+    with pytest.raises(NotComparable, match="yolo computes nothing"):
+        await ours.load(1)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bot.settings import YoloSettings
 from bot.vision.film_file import PLAY_SECONDS, SEED, SIZE, write, write_moving
 from bot.vision.scene import Film
 
@@ -36,7 +37,9 @@ def make_yolo(path: Path) -> None:
     torch.manual_seed(1)
     model: Any = DetectionModel("yolov8n.yaml", nc=80, verbose=False)
     model.eval()
-    model.names = {n: f"kind {n}" for n in range(80)}
+    # The classes that are asked for come first: who wants none of a model's classes skips it.
+    known = YoloSettings().classes
+    model.names = {n: known[n] if n < len(known) else f"kind {n}" for n in range(80)}
     model.args = {"imgsz": 640}
     model.task = "detect"
     arguments = {"imgsz": 640, "task": "detect"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,14 +112,16 @@ def batches(film: str, size: int) -> Iterator[list[Any]]:
     reader.release()
 
 
-def exported(checkpoint: str) -> str:
-    """The checkpoint as ultralytics' own OpenVINO export, made beside it once."""
+def exported(checkpoint: Path, folder: Path) -> str:
+    """The checkpoint as ultralytics' own OpenVINO export, made in ``folder`` once."""
     from ultralytics import YOLO
 
-    folder = Path(checkpoint).with_name(Path(checkpoint).stem + "_openvino_model")
-    if not folder.is_dir():
-        return str(YOLO(checkpoint, task="detect").export(format="openvino", verbose=False))
-    return str(folder)
+    there = folder / f"{checkpoint.stem}_openvino_model"
+    if not there.is_dir():
+        # The export is written beside its checkpoint.
+        copy = shutil.copy(checkpoint, folder) if checkpoint.parent != folder else checkpoint
+        return str(YOLO(copy, task="detect").export(format="openvino", verbose=False))
+    return str(there)
 
 
 def main() -> None:
@@ -135,7 +138,8 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
     if args.nice and hasattr(os, "nice"):
         os.nice(args.nice)
-    yolo = exported(args.yolo) if args.openvino else args.yolo
+    folder = Path(args.warm).parent
+    yolo = exported(Path(args.yolo), folder) if args.openvino else args.yolo
     plain = PlainVision(yolo, args.clip, args.device)
     plain.look(next(batches(args.warm, 1)))
     import torch
