@@ -254,6 +254,8 @@ class VideoSource:
         self._sequence = 0
         self._offset = 0.0
         self._last = 0.0
+        self._step = 0.0
+        """Between the last two frames: so much later the film begins again."""
 
     def open(self) -> None:
         if not self._path.is_file():
@@ -273,13 +275,14 @@ class VideoSource:
                 if not self._loop or self._sequence == 0:
                     return None
                 self.close()
-                self._offset = self._last
+                self._offset = self._last + self._step
                 self._start()
                 decoded = self._next()
                 if decoded is None:
                     return None
             seconds = self._offset + (decoded.time if decoded.time is not None else 0.0)
-            self._last = max(self._last, seconds)
+            if seconds > self._last:
+                self._step, self._last = seconds - self._last, seconds
             if not_before is not None and seconds < not_before:
                 self._sequence += 1
                 continue

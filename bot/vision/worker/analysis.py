@@ -131,12 +131,12 @@ class Analysis:
             if self._capture is not None:
                 self._counts = self._capture.inbox.counted(self._counts)
             self._capture = capture
-            # What was not acknowledged of the last order never will be.
-            self._credit = threading.Semaphore(REPORTS_AHEAD)
             self._pace = Pace(capture.order) if capture is not None else None
             for seat in self._seats.values():
                 seat.content = -1
             if capture is not None:
+                # What was not acknowledged of the last order never will be.
+                self._credit = threading.Semaphore(REPORTS_AHEAD)
                 self._apply_rates()
                 self._wake.set()
 
