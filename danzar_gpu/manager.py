@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from danzar_gpu import advice, report
 from danzar_gpu.admission import Admission, Facts, Policy, Ticket
@@ -35,6 +36,8 @@ from danzar_gpu.room import Room, can_use, configured_reservation, llm_held_byte
 from danzar_gpu.settling import LIMIT_SECONDS, Settled, Settlings
 
 log = logging.getLogger(__name__)
+
+Dated = TypeVar("Dated", Sample, Event)
 
 CALM_LISTS_SECONDS = 60.0
 TENSE_LISTS_SECONDS = 5.0
@@ -456,29 +459,27 @@ class GPUMemoryManager:
         A file that can't be read shortens the answer; the log says why.
         """
         recent = [s for s in self._samples if s.at >= since]
-        if self._store is None or self.source == "simulated":
-            return recent
-        began = recent[0].at if recent else self._wall()
-        try:
-            every = (self._wall() - since) / PICTURE_POINTS
-            stored = await asyncio.to_thread(self._store.samples, since, every)
-        except (OSError, sqlite3.Error) as error:
-            log.warning("the history on disk can't be read: %s", error)
-            stored = []
-        return [*(sample for sample in stored if sample.at < began), *recent]
+        every = (self._wall() - since) / PICTURE_POINTS
+        return await self._after_stored(recent, lambda store: store.samples(since, every))
 
     async def past_events(self, since: float) -> list[Event]:
         """What happened since a Unix time, oldest first; as ``samples``."""
         recent = [event for event in self.events if event.at >= since]
+        return await self._after_stored(recent, lambda store: store.events(since))
+
+    async def _after_stored(
+        self, recent: list[Dated], read: Callable[[HistoryStore], list[Dated]]
+    ) -> list[Dated]:
+        """What memory has, after what the file has from before that."""
         if self._store is None or self.source == "simulated":
             return recent
         began = recent[0].at if recent else self._wall()
         try:
-            stored = await asyncio.to_thread(self._store.events, since)
+            stored = await asyncio.to_thread(read, self._store)
         except (OSError, sqlite3.Error) as error:
-            log.warning("the events on disk can't be read: %s", error)
+            log.warning("the history on disk can't be read: %s", error)
             stored = []
-        return [*(event for event in stored if event.at < began), *recent]
+        return [*(one for one in stored if one.at < began), *recent]
 
     def parked(self, words: str) -> None:
         """Record that a holder gave memory back because it has nothing to do."""
