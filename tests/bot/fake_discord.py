@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
+from unittest.mock import patch
 
-import pytest
 import yarl
 from aiohttp import WSMsgType, web
 from discord.gateway import DiscordWebSocket
@@ -58,11 +58,17 @@ class FakeDiscord:
 
     # --- what happens on Discord ------------------------------------------------------------
 
-    async def says(self, content: str, *, times: int = 1) -> None:
-        """The person writes; ``times`` is how often Discord tells the bot of it."""
+    async def says(self, content: str, *, times: int = 1, person: int = PERSON) -> None:
+        """A person writes; ``times`` is how often Discord tells the bot of it."""
         number = str(next(self._ids))
         for _ in range(times):
-            await self.dispatch("MESSAGE_CREATE", _message(number, PERSON, content))
+            await self.dispatch("MESSAGE_CREATE", _message(number, person, content))
+
+    async def delete_channel(self) -> None:
+        await self.dispatch("CHANNEL_DELETE", _channel())
+
+    async def create_channel(self) -> None:
+        await self.dispatch("CHANNEL_CREATE", _channel())
 
     async def dispatch(self, kind: str, data: dict[str, Any]) -> None:
         """An event; while nobody is connected it waits for a resume."""
@@ -217,21 +223,33 @@ class FakeDiscord:
         return app
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Serve on the loopback, and let discord.py's client come here."""
+    async def open(self) -> AsyncIterator[None]:
+        """Serve at ``url`` on the loopback."""
         runner = web.AppRunner(self._routes(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Route, "BASE", self.url + "/api")
-            gateway = yarl.URL(self.url.replace("http", "ws") + "/gateway")
-            patch.setattr(DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
-            try:
+        try:
+            yield
+        finally:
+            await self.drop(1000)
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """The same, and let this process's discord.py come here."""
+        async with self.open():
+            base, gateway = addresses(self.url)
+            with (
+                patch.object(Route, "BASE", base),
+                patch.object(DiscordWebSocket, "DEFAULT_GATEWAY", gateway),
+            ):
                 yield
-            finally:
-                await self.drop(1000)
-                await runner.cleanup()
+
+
+def addresses(url: str) -> tuple[str, yarl.URL]:
+    """What ``Route.BASE`` and ``DiscordWebSocket.DEFAULT_GATEWAY`` have to be."""
+    return f"{url}/api", yarl.URL(url.replace("http", "ws") + "/gateway")
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> None:
@@ -303,17 +321,20 @@ def _message(number: str, author: int, content: str) -> dict[str, Any]:
     }
 
 
+def _channel() -> dict[str, Any]:
+    channel = {"id": str(CHANNEL), "type": 0, "name": "general", "position": 0}
+    return {**channel, "permission_overwrites": [], "guild_id": str(GUILD)}
+
+
 def _guild() -> dict[str, Any]:
     role = {"id": str(ROLE), "name": "@everyone", "permissions": EVERYTHING, "position": 0}
     role |= {"color": 0, "hoist": False, "managed": False, "mentionable": False, "flags": 0}
-    channel = {"id": str(CHANNEL), "type": 0, "name": "general", "position": 0}
-    channel |= {"permission_overwrites": [], "guild_id": str(GUILD)}
     return {
         "id": str(GUILD),
         "name": "Home",
         "owner_id": str(PERSON),
         "roles": [role],
-        "channels": [channel],
+        "channels": [_channel()],
         "members": [_member(BOT)],
         "member_count": 2,
         "emojis": [],

@@ -307,8 +307,7 @@ async def test_a_channel_and_a_permission_that_go_away_stop_nothing(
     async with connected() as s:
         await s.discord.says("!gpu dashboard")
         await until(lambda: len(s.discord.messages) == 2, "the panel and the answer")
-        gone = {"id": str(CHANNEL), "type": 0, "name": "general", "guild_id": "100"}
-        await s.discord.dispatch("CHANNEL_DELETE", {**gone, "position": 0})
+        await s.discord.delete_channel()
         s.discord.faults.extend(repeat("404", 6))
         await s.discord.says("!gpu vision")
         await until(lambda: "could not answer" in caplog.text, "words in the log")
