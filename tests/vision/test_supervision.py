@@ -136,6 +136,18 @@ async def test_a_worker_that_somebody_killed_says_who_might_have() -> None:
     await worker.close()
 
 
+async def test_a_worker_that_crashes_leaves_its_stacks_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = await ProcessWorker.start(1, lambda _: None)
+    os.kill(worker.pid, signal.SIGFPE)
+    assert "ended with signal 8: Floating point exception" in await worker.wait_gone()
+    await worker.close()
+    [told] = [r.getMessage() for r in caplog.records if "crashed" in r.getMessage()]
+    assert "vision_worker.py" in told
+    assert "in run" in told
+
+
 def test_a_frame_that_breaks_the_analysis_costs_itself_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

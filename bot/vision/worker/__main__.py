@@ -7,6 +7,7 @@ The process ends when its parent does, however that died.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -59,6 +60,8 @@ def main() -> NoReturn:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
+    # A library that crashes leaves the stacks of all threads, which the bot writes to its log.
+    faulthandler.enable()
     # Ctrl-C is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment.die_with(arguments.parent)

@@ -40,6 +40,8 @@ NEW_PROCESS_GROUP = 0x200
 """Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
 KILLED = 9
 """SIGKILL, which `signal` knows on POSIX only."""
+CRASH = "Fatal Python error: "
+"""How the first line of ``faulthandler`` begins."""
 _ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 EventListener = Callable[[Reply], None]
@@ -164,7 +166,7 @@ class ProcessWorker(WorkerHandle):
         super().__init__(listener)
         self._process = process
         self.pid = process.pid
-        self._stderr: deque[str] = deque(maxlen=20)
+        self._stderr: deque[str] = deque(maxlen=200)
         self._why = ""
         self._tasks = [
             asyncio.create_task(self._listen(), name="vision worker"),
@@ -260,6 +262,11 @@ class ProcessWorker(WorkerHandle):
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         if status == -KILLED:
             ended += " (not sent by Danzar; a system that is out of memory does that)"
+        crash = next((i for i, line in enumerate(self._stderr) if line.startswith(CRASH)), None)
+        if crash is not None:
+            stacks = list(self._stderr)[crash:]
+            log.error("the vision worker crashed:\n%s", "\n".join(stacks))
+            self._last_words = self._last_words or stacks[0].removeprefix(CRASH)
         last = self._last_words or next((line for line in reversed(self._stderr) if line), "")
         return f"the vision worker ended with {ended}{': ' + last if last else ''}"
 
