@@ -1,8 +1,7 @@
 """What chats were told to keep, across restarts: where a panel is, where alerts go.
 
-One small JSON file, read at the start and written whole by a thread: to a temporary file that
-then takes the old one's place, so that a crash in the middle leaves the old one. A file that
-can't be understood is set aside under a name of its own, never deleted.
+It is kept in the history's file, by the history's writer, and so are its promises: nothing of it
+waits for more than a moment, and a disk that takes nothing leaves it in memory.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any, cast
+
+from danzar_gpu.history import HistoryStore, Setting
 
 log = logging.getLogger(__name__)
 
@@ -22,34 +22,30 @@ Entry = dict[str, Any]
 
 
 class ChatState:
-    """Sections of entries by key. Without a ``path`` they live as long as the process."""
+    """Sections of entries by key. Without a ``store`` they live as long as the process."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, store: HistoryStore | None = None) -> None:
+        self._store = store
         self._sections: dict[str, dict[str, Entry]] = {}
-        self._writing = asyncio.Lock()
-        self._trouble = False
 
-    def load(self) -> None:
-        """Read the file, if there is one. Blocks for the disk; never raises."""
-        if self.path is None:
+    def load(self, old_file: Path | None = None) -> None:
+        """Take up what is kept. Blocks for the disk; never raises.
+
+        ``old_file``: where releases before schema 4 kept it, as JSON. It is taken over once, and
+        then renamed.
+        """
+        if self._store is None:
             return
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return
-        except (OSError, UnicodeDecodeError) as error:
-            log.error("%s can't be read: %s; chats start anew", self.path, error)
-            return
-        try:
-            self._sections = _checked(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
-            log.error("%s is damaged (%s): set aside as %s", self.path, error, aside)
+        for setting in self._store.open().settings:
             try:
-                self.path.rename(aside)
-            except OSError as refused:
-                log.error("%s could not be set aside: %s", self.path, refused)
+                entry = _entry(json.loads(setting.value))
+            except (ValueError, RecursionError) as error:
+                name = f"{setting.section} {setting.key}"
+                log.error("what chats set for %r makes no sense and is left out: %s", name, error)
+                continue
+            self._sections.setdefault(setting.section, {})[setting.key] = entry
+        if old_file is not None and old_file.exists():
+            self._take_over(old_file, self._store)
 
     def section(self, name: str) -> dict[str, Entry]:
         """A copy of a section's entries by key."""
@@ -58,45 +54,61 @@ class ChatState:
     async def put(self, section: str, key: str, entry: Entry) -> None:
         """Remember ``entry``; returns when it is on disk (or could not be: the log says so)."""
         self._sections.setdefault(section, {})[key] = dict(entry)
-        await self._save()
+        if self._store is not None:
+            self._store.setting(_setting(section, key, entry))
+            await asyncio.to_thread(self._store.flush)
 
     async def remove(self, section: str, key: str) -> None:
         """Forget an entry; nothing happens if it is not there."""
-        if self._sections.get(section, {}).pop(key, None) is not None:
-            await self._save()
-
-    async def _save(self) -> None:
-        if self.path is None:
+        if self._sections.get(section, {}).pop(key, None) is None or self._store is None:
             return
-        async with self._writing:
-            text = json.dumps(self._sections, indent=1)
-            try:
-                await asyncio.to_thread(_replace, self.path, text)
-            except OSError as error:
-                if not self._trouble:
-                    log.error("%s can't be written: %s; chats are kept in memory", self.path, error)
-                self._trouble = True
-            else:
-                self._trouble = False
+        self._store.forget_setting(section, key)
+        await asyncio.to_thread(self._store.flush)
+
+    def _take_over(self, old_file: Path, store: HistoryStore) -> None:
+        try:
+            found = _checked(json.loads(old_file.read_text(encoding="utf-8")))
+        except OSError as error:
+            log.error("%s can't be read: %s; chats start without it", old_file, error)
+            return
+        except (ValueError, RecursionError) as error:
+            log.error("%s is damaged: %s; chats start without it", old_file, error)
+            _rename(old_file, f"damaged-{int(time.time())}")
+            return
+        for section, entries in found.items():
+            known = self._sections.setdefault(section, {})
+            for key in entries.keys() - known.keys():
+                known[key] = entries[key]
+                store.setting(_setting(section, key, entries[key]))
+        # Until it is on disk there, the next start must find it here.
+        if store.flush():
+            _rename(old_file, "migrated")
+
+
+def _setting(section: str, key: str, entry: Entry) -> Setting:
+    return Setting(section, key, json.dumps(entry))
+
+
+def _rename(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.{why}")
+    if aside.exists():
+        aside = aside.with_name(f"{aside.name}-{time.time_ns()}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        log.error("%s could not be renamed to %s: %s", path, aside, error)
+    else:
+        log.warning("%s is %s", path, aside.name)
+
+
+def _entry(data: object) -> Entry:
+    if not isinstance(data, dict):
+        raise ValueError("it is no mapping")
+    return cast("Entry", data)
 
 
 def _checked(data: object) -> dict[str, dict[str, Entry]]:
-    if not isinstance(data, dict):
-        raise ValueError("it is no mapping of sections")
-    sections = cast("dict[str, Any]", data)
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise ValueError(f"{name} is no mapping")
-        if not all(isinstance(entry, dict) for entry in cast("dict[str, Any]", section).values()):
-            raise ValueError(f"{name} holds something that is no mapping")
-    return sections
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    return {
+        name: {key: _entry(entry) for key, entry in _entry(section).items()}
+        for name, section in _entry(data).items()
+    }

@@ -101,10 +101,14 @@ async def open_context(
     async with AsyncExitStack() as stack:
         folder = Path(settings.data.folder)
         # What a scripted rig did must not be learned from.
-        store = None if probe.source == "simulated" else HistoryStore(folder / "history.sqlite3")
-        if store is not None or not demo:
+        learns = probe.source != "simulated"
+        # The chat page's channel is a new one each time: nothing of it is worth keeping.
+        keeps_chats = not demo
+        store = HistoryStore(folder / "history.sqlite3")
+        if learns or keeps_chats:
             stack.enter_context(locked(folder))
-        manager = GPUMemoryManager(settings.gpu_memory, probe, store=store)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        manager = GPUMemoryManager(settings.gpu_memory, probe, store=store if learns else None)
         # First, so that whatever start() left half open is closed, too.
         stack.push_async_callback(manager.close)
         await manager.start()
@@ -112,9 +116,8 @@ async def open_context(
             log.warning("%s", misfit)
         vision = VisionPipeline(settings, manager)
         stack.push_async_callback(vision.stop)
-        # The chat page's channel is a new one each time: nothing of it is worth keeping.
-        chats = ChatState(None if demo else folder / "chats.json")
-        await asyncio.to_thread(chats.load)
+        chats = ChatState(store if keeps_chats else None)
+        await asyncio.to_thread(chats.load, folder / "chats.json")
         if (chosen := recalled(chats)) is not None:
             vision.choose_from(chosen.phrases)
         context = AppContext(

@@ -1,25 +1,30 @@
-"""What happened, kept: readings, events, moves, latencies, learned footprints, the LLM's peaks.
+"""What happened, kept: readings, events, moves, latencies, learned footprints, the LLM's peaks;
+and what people chose and set.
 
 In memory everything is bounded; on disk it is one SQLite file (WAL), written by a thread of its
 own in batches (``history_writer``), so that neither the event loop nor a reading waits for the
 disk. A full or read-only disk is said once, the manager goes on from memory, and what waits is
 written when the disk takes it again. A damaged file is set aside under a name of its own, never
-deleted. ``history_file`` says what is kept for how long.
+deleted; what was learned, chosen and set is taken over from it where it can still be read.
+``history_file`` says what is kept for how long.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import queue
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args
 
 from danzar_gpu import history_file
-from danzar_gpu.history_file import DAY_SECONDS, SCHEMA_VERSION
-from danzar_gpu.history_writer import HistoryWriter
+from danzar_gpu.history_file import DAY_SECONDS, SCHEMA_VERSION, Row, Tables
+from danzar_gpu.history_writer import HistoryWriter, Key
 from danzar_gpu.ledger import Footprint
 
 __all__ = [
@@ -35,9 +40,12 @@ __all__ = [
     "MoveRecord",
     "Remembered",
     "Sample",
+    "Setting",
     "fullest",
     "percentile",
 ]
+
+log = logging.getLogger(__name__)
 
 MoveKind = Literal["load", "move", "offload", "restore", "park", "trim"]
 MOVE_KINDS: tuple[MoveKind, ...] = get_args(MoveKind)
@@ -118,6 +126,17 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """Something that the program around the manager was told to keep."""
+
+    section: str
+    key: str
+    """Within its section."""
+    value: str
+    """Text of the program's own form."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One card at one moment, as the file keeps it; sizes in bytes."""
 
@@ -138,14 +157,16 @@ class Remembered:
     llm_peaks: tuple[tuple[int, int], ...] = ()
     """(hour since 1970, bytes): the most that the main LLM held in that hour."""
     choices: tuple[Choice, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
 
 class HistoryStore:
-    """The file. ``open`` and ``remembered`` read it; the rest only queues."""
+    """The file. ``open`` and what returns something read it; the rest only queues."""
 
     def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
         self.path = path
         self._writer = HistoryWriter(path, wall)
+        self._remembered: Remembered | None = None
 
     @property
     def trouble(self) -> str | None:
@@ -157,26 +178,45 @@ class HistoryStore:
 
         Blocks for the disk; call it before the event loop has work, or in a thread. Never raises:
         without a usable file the history lives in memory, ``trouble`` says why, and the writer
-        tries again.
+        tries again. Who calls it again gets the same answer.
         """
-        remembered = Remembered()
+        if self._remembered is not None:
+            return self._remembered
+        tables: Tables = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                remembered = self._prepare()
+                tables = self._prepare()
             except sqlite3.Error as error:
                 if not history_file.is_damage(error):
                     raise
-                history_file.set_aside(self.path, error)
-                remembered = self._prepare()
+                tables = self._writer.begin_anew(error)
+                self._prepare()
         except (OSError, sqlite3.Error) as error:
             self._writer.complain(error)
+            tables = tables or history_file.rescued(self.path)
+        self._remembered = found = _remembered(tables)
+        self._writer.known(_choice_row(choice) for choice in found.choices)
+        self._writer.known(_setting_row(setting) for setting in found.settings)
         self._writer.start()
-        return remembered
+        return found
 
     def close(self) -> None:
-        """Write what is queued. Waits at most a few seconds."""
+        """Write what is queued. Waits at most a few seconds. Idempotent."""
         self._writer.close()
+        self._remembered = None
+
+    def flush(self) -> bool:
+        """Whether all that was given so far is on disk. Blocks: at most a few seconds."""
+        return self._writer.flush()
+
+    def news(self) -> list[str]:
+        """What was lost with a damaged file since the last call, for people."""
+        found: list[str] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._writer.news.get_nowait())
+        return found
 
     def sample(self, sample: Sample) -> None:
         """Keep one card's reading."""
@@ -189,10 +229,19 @@ class HistoryStore:
             )
 
     def choice(self, choice: Choice) -> None:
-        self._put("INSERT OR REPLACE INTO choices VALUES (?, ?, ?, ?)", astuple(choice))
+        self._writer.keep(*_choice_row(choice))
 
     def forget_choice(self, key: str) -> None:
-        self._put("DELETE FROM choices WHERE key = ?", (key,))
+        row = ("DELETE FROM choices WHERE key = ?", (key,))
+        self._writer.keep(("choices", key), row, gone=True)
+
+    def setting(self, setting: Setting) -> None:
+        """Keep a setting in place of an earlier one with this section and key."""
+        self._writer.keep(*_setting_row(setting))
+
+    def forget_setting(self, section: str, key: str) -> None:
+        row = ("DELETE FROM settings WHERE section = ? AND key = ?", (section, key))
+        self._writer.keep(("settings", section, key), row, gone=True)
 
     def samples(self, since: float, every: float = 0.0) -> list[Sample]:
         """Readings since a Unix time, oldest first; of those within ``every`` seconds the fullest
@@ -282,38 +331,62 @@ class HistoryStore:
     def measurements(self, limit: int = 2000) -> list[Measurement]:
         """The newest ``limit`` measured footprints, oldest first. As ``samples``."""
         with contextlib.closing(self._connect()) as db:
-            return _measurements(db, limit)
+            rows = db.execute(
+                f"{history_file.KEPT['footprints']} DESC LIMIT ?", (limit,)
+            ).fetchall()
+        return [_measurement(row) for row in reversed(rows)]
 
     def _put(self, statement: str, values: tuple[object, ...]) -> None:
         self._writer.put((statement, values))
 
     def _connect(self) -> sqlite3.Connection:
-        return history_file.connect(self.path, create=False)
+        return history_file.connect_to_read(self.path)
 
-    def _prepare(self) -> Remembered:
+    def _prepare(self) -> Tables:
         with contextlib.closing(history_file.connect(self.path)) as db:
             history_file.migrate(db)
             history_file.examine(db)
-            measured = _measurements(db, 2000)
-            peaks = db.execute("SELECT hour, bytes FROM llm_peaks ORDER BY hour").fetchall()
-            choices = db.execute("SELECT key, value, who, at FROM choices ORDER BY at").fetchall()
-        return Remembered(
-            tuple(measured),
-            tuple((hour, size) for hour, size in peaks),
-            tuple(Choice(*row) for row in choices),
-        )
+            return history_file.kept(db)
 
 
-def _measurements(db: sqlite3.Connection, limit: int) -> list[Measurement]:
-    rows = db.execute(
-        "SELECT at, model, device_name, weights, activations, context, predicted, fell "
-        "FROM footprints ORDER BY at DESC LIMIT ?",
-        (limit,),
-    ).fetchall()
-    return [
-        Measurement(r[0], r[1], r[2], Footprint(r[3], r[4], r[5]), r[6], bool(r[7]))
-        for r in reversed(rows)
-    ]
+def _remembered(tables: Tables) -> Remembered:
+    """What an earlier run left. A row that is not of its table's types is left out."""
+    return Remembered(
+        tuple(_measurement(row) for row in _of_types(tables, "footprints", _FOOTPRINT)),
+        tuple((row[0], row[1]) for row in _of_types(tables, "llm_peaks", (int, int))),
+        tuple(Choice(*row) for row in _of_types(tables, "choices", (str, str, str, float))),
+        tuple(Setting(*row) for row in _of_types(tables, "settings", (str, str, str))),
+    )
+
+
+_FOOTPRINT = (float, str, str, int, int, int, int | None, int)
+
+
+def _of_types(
+    tables: Tables, name: str, types: tuple[type | UnionType, ...]
+) -> Iterator[tuple[Any, ...]]:
+    # SQLite holds any value in any column, and its check does not look at all of them.
+    for row in tables.get(name, ()):
+        if all(isinstance(value, kind) for value, kind in zip(row, types, strict=True)):
+            yield row
+        else:
+            log.warning("a row of %s makes no sense and is left out", name)
+
+
+def _measurement(row: tuple[Any, ...]) -> Measurement:
+    at, model, device_name, weights, activations, context, predicted, fell = row
+    need = Footprint(weights, activations, context)
+    return Measurement(at, model, device_name, need, predicted, bool(fell))
+
+
+def _choice_row(choice: Choice) -> tuple[Key, Row]:
+    statement = "INSERT OR REPLACE INTO choices VALUES (?, ?, ?, ?)"
+    return ("choices", choice.key), (statement, astuple(choice))
+
+
+def _setting_row(setting: Setting) -> tuple[Key, Row]:
+    statement = "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)"
+    return ("settings", setting.section, setting.key), (statement, astuple(setting))
 
 
 def percentile(values: Iterable[int], share: float) -> int:

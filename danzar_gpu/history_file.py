@@ -2,18 +2,25 @@
 
 Readings are kept in full for a day, then the fullest of each minute for a month and the fullest
 of each hour for a year: whoever asks later wants to know when memory was short. Every table has
-an end, so that the file has one.
+an end, so that the file has one; settings end with what people set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
+
+Row = tuple[str, tuple[object, ...]]
+"""A statement and its values."""
+Tables = Mapping[str, list[tuple[Any, ...]]]
+"""Rows by table."""
 
 DAY_SECONDS = 24 * 3600.0
 YEAR_SECONDS = 365 * DAY_SECONDS
@@ -60,30 +67,71 @@ CREATE TABLE latencies (
 SCHEMA_3 = """
 CREATE TABLE thinned (seconds INTEGER PRIMARY KEY, until REAL NOT NULL);
 """
-SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3)
+SCHEMA_4 = """
+CREATE TABLE settings (
+    section TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (section, key)
+) WITHOUT ROWID;
+"""
+SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3, SCHEMA_4)
 """What leads from one version to the next: a new file goes through all of them."""
 SCHEMA_VERSION = len(SCHEMAS)
+
+KEPT = {
+    "settings": "SELECT section, key, value FROM settings",
+    "choices": "SELECT key, value, who, at FROM choices ORDER BY at",
+    "footprints": "SELECT at, model, device_name, weights, activations, context, predicted, fell "
+    "FROM footprints ORDER BY at",
+    "llm_peaks": "SELECT hour, bytes FROM llm_peaks ORDER BY hour",
+}
+"""What a start needs, and what is rescued from a damaged file; the rest is history."""
 
 
 def connect(path: Path, *, create: bool = True) -> sqlite3.Connection:
     """An open file. Raises ``sqlite3.Error``; also, unless ``create``, if there is none."""
     mode = "rwc" if create else "rw"
     address = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(address, timeout=2.0, uri=True)
+    connection = _opened(address)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     return connection
 
 
-def migrate(db: sqlite3.Connection) -> None:
-    """Bring a file to this version; a new one is made. Raises ``sqlite3.Error``."""
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """An open file, also where nothing can be written. Raises ``sqlite3.Error``."""
+    try:
+        return connect(path, create=False)
+    except sqlite3.OperationalError as error:
+        # WAL wants files beside it even to read, unless it may take the file as unchanging.
+        for unchanging in ("", "&immutable=1"):
+            address = f"{path.absolute().as_uri()}?mode=ro{unchanging}"
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection = _opened(address)
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                return connection
+        raise error
+
+
+def _opened(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, timeout=2.0, uri=True)
+    # One text with a bad byte must not make the rest unreadable.
+    connection.text_factory = _text
+    return connection
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def migrate(db: sqlite3.Connection) -> bool:
+    """Bring a file to this version; whether it was a new one. Raises ``sqlite3.Error``."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise sqlite3.OperationalError(f"it was written by a newer Danzar (schema {version})")
     for number, step in enumerate(SCHEMAS[version:], version + 1):
         # All or nothing: a file that is half of one version can't be read by any.
         db.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
+    return version == 0
 
 
 def examine(db: sqlite3.Connection) -> None:
@@ -106,6 +154,34 @@ def set_aside(path: Path, error: BaseException) -> Path:
             part.rename(aside.with_name(aside.name + suffix))
     log.error("%s is damaged (%s): set aside as %s, a new one begins", path, error, aside)
     return aside
+
+
+def kept(db: sqlite3.Connection) -> Tables:
+    """What a start needs. Raises ``sqlite3.Error``."""
+    return {table: db.execute(statement).fetchall() for table, statement in KEPT.items()}
+
+
+def rescued(path: Path) -> Tables:
+    """The same from a file that is damaged, or can't be written: the tables that are sound."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    with (
+        contextlib.suppress(OSError, sqlite3.Error),
+        contextlib.closing(connect_to_read(path)) as db,
+    ):
+        for table, statement in KEPT.items():
+            with contextlib.suppress(sqlite3.Error):
+                if db.execute(f"PRAGMA quick_check({table})").fetchone() == ("ok",):
+                    found[table] = db.execute(statement).fetchall()
+    return found
+
+
+def rows_of(tables: Tables) -> list[Row]:
+    """What writes these tables into a new file."""
+    return [
+        (f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        for table, rows in tables.items()
+        for row in rows
+    ]
 
 
 def _unused(wanted: Path) -> Path:

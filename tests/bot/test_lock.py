@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_bot_goes_on(
     )
     demo = ("demo", "--no-browser", "--config", str(config))
     with started(*demo, env=standin_nvml.environment()) as running:
-        running.wait_for("history is kept in memory only")
+        running.wait_for("history and settings are kept in memory only")
         running.wait_for("a second bot on this folder would not be noticed")
         running.wait_for("Type in the page")
         running.type("!gpu status")

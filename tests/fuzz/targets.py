@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,17 +88,23 @@ def messages(data: bytes) -> None:
 
 
 def chats(data: bytes) -> None:
-    """The file of what chats were told to keep: damaged, it is set aside."""
+    """The file in which earlier releases kept what chats were told: damaged, it is set aside."""
     from bot.chat_state import ChatState
+    from danzar_gpu.history import HistoryStore
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chats.json"
         path.write_bytes(data)
-        state = ChatState(path)
-        state.load()
+        store = HistoryStore(Path(folder) / "history.sqlite3")
+        state = ChatState(store)
+        state.load(path)
         asyncio.run(state.put("panels", "1", {"a": 1}))
-        assert state.section("panels")["1"] == {"a": 1}
-        assert "1" in json.loads(path.read_text("utf-8"))["panels"]
+        store.close()
+        assert not path.exists()
+        again = ChatState(store)
+        again.load()
+        store.close()
+        assert again.section("panels")["1"] == {"a": 1}
 
 
 def history(data: bytes) -> None:

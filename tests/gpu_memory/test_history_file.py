@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danzar_gpu import history_file, history_writer
-from danzar_gpu.history import Event, HistoryStore, Sample, fullest
+from danzar_gpu import GPUMemoryConfig, GPUMemoryManager, history_file, history_writer
+from danzar_gpu.history import Event, HistoryStore, Sample, Setting, fullest
 from danzar_gpu.history_file import DAY_SECONDS, SCHEMA_1, SCHEMA_VERSION, YEAR_SECONDS
 from danzar_gpu.memory import GIB
+from tests.gpu_memory.rig import Card, ScriptedProbe
+from tests.unprivileged import folder_for_anybody, run_unprivileged
 
 NOW = 1_800_000_000.0
 
@@ -172,7 +174,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from danzar_gpu import history_writer
-from danzar_gpu.history import Event, HistoryStore, Sample
+from danzar_gpu.history import Event, HistoryStore, Sample, Setting
 history_writer.FLUSH_SECONDS = 0.03
 history_writer.FORGET_EVERY_SECONDS = 0.1
 flush = history_writer.HistoryWriter._flush
@@ -185,6 +187,8 @@ store = HistoryStore(Path(sys.argv[1]))
 store.open()
 for n in range(int(sys.argv[2]), 10**9):
     store.event(Event(1.8e9 + n, "n", "x" * 200))
+    if n % 50 == 0:
+        store.setting(Setting("panels", str(n % 7), str(n)))
     if n % 20 == 0:
         time.sleep(0.001)
 """
@@ -210,9 +214,11 @@ def test_a_process_that_is_killed_loses_no_flushed_row_and_damages_nothing(path:
             written = flushed[-1]
         with sqlite(path) as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            settings = [int(value) for (value,) in db.execute("SELECT value FROM settings")]
             # Read as the next start reads it: with what the log still holds.
             numbers = [int(t - 1.8e9) for (t,) in db.execute("SELECT at FROM events ORDER BY at")]
         assert numbers[-1] >= written
+        assert max(settings) >= written - 50
         assert set(range(max(1, written - 500), written + 1)) <= set(numbers)
         written = numbers[-1]
     assert list(path.parent.glob("*.damaged-*")) == []
@@ -258,7 +264,7 @@ def test_a_full_disk_is_said_and_what_waited_is_written_when_there_is_room(path:
     )
     trouble, rest = shown.stdout.strip().splitlines()
     assert "can't be written" in trouble
-    assert "history is kept in memory only" in trouble
+    assert "history and settings are kept in memory only" in trouble
     assert rest == "400 None"
 
 
@@ -347,3 +353,117 @@ def test_a_row_that_no_file_takes_costs_itself_alone(
     assert [e.text for e in store.events(0)] == ["1", "2"]
     assert caplog.text.count("is left out") == 2
     assert store.trouble is None
+
+
+def test_what_people_set_is_not_among_what_a_long_full_disk_gives_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_writer, "MOST_WAITING", 10)
+    path.parent.write_text("not a folder", encoding="utf-8")
+    with opened(path) as store:
+        store.setting(Setting("panels", "1", "one"))
+        store.setting(Setting("panels", "2", "two"))
+        store.forget_setting("panels", "2")
+        for n in range(100):
+            store.event(Event(NOW + n, "n", ""))
+        assert not store.flush()
+        path.parent.unlink()
+        until(store.flush, "the file")
+    with opened(path) as again:
+        assert again.open().settings == (Setting("panels", "1", "one"),)
+        assert len(again.events(0)) <= 20
+
+
+KEEP = """
+import os, signal, sys
+from pathlib import Path
+from danzar_gpu.history import Choice, Event, HistoryStore, Setting
+store = HistoryStore(Path(sys.argv[1]))
+store.open()
+store.setting(Setting("panels", "1", "one"))
+store.choice(Choice("vision_device", "cuda:0", "Ada", 1.8e9))
+store.event(Event(1.8e9, "kind", "happened"))
+assert store.flush()
+if sys.argv[2] == "True":
+    os.kill(os.getpid(), signal.SIGKILL)
+store.close()
+"""
+READ_ONLY_IMPORTS = """
+import logging, sys
+from pathlib import Path
+from danzar_gpu import history_writer
+from danzar_gpu.history import Event, HistoryStore, Setting
+"""
+READ_ONLY = """
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+history_writer.FLUSH_SECONDS = 0.05
+store = HistoryStore(Path(sys.argv[1]))
+kept = store.open()
+print([s.value for s in kept.settings], [c.who for c in kept.choices])
+store.setting(Setting("panels", "1", "two"))
+for _ in range(3):
+    print(store.flush())
+print([e.text for e in store.events(0)])
+store.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_read_only_folder_is_read_and_said_once(killed: bool) -> None:
+    with folder_for_anybody() as folder:
+        path = folder / "history.sqlite3"
+        subprocess.run([sys.executable, "-c", KEEP, str(path), str(killed)], check=False)
+        assert path.with_name(f"{path.name}-wal").exists() is killed
+        before = {part.name: part.read_bytes() for part in folder.iterdir()}
+        for part in folder.iterdir():
+            part.chmod(0o444)
+        folder.chmod(0o555)
+        lines = run_unprivileged(READ_ONLY_IMPORTS, READ_ONLY, path).splitlines()
+        said = [line for line in lines if "can't be written" in line]
+        assert len(said) == 1
+        lines.remove(said[0])
+        assert lines == ["['one'] ['Ada']", "False", "False", "False", "['happened']"]
+        assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_rows_that_no_danzar_wrote_are_left_out(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(path):
+        pass
+    with sqlite(path) as db:
+        db.execute("INSERT INTO llm_peaks VALUES (1, 'much')")
+        db.execute("INSERT INTO llm_peaks VALUES (2, 5)")
+        db.execute("INSERT INTO footprints VALUES (1, 'm', 'd', 'x', 2, 3, NULL, 0)")
+        db.execute("INSERT INTO footprints VALUES (1, 'm', 'd', 1, 2, 3, NULL, 0)")
+        db.execute("INSERT INTO settings VALUES ('a', 'b', CAST(x'41ff' AS TEXT))")
+    with opened(path) as store:
+        found = store.open()
+        assert store.trouble is None
+    assert found.llm_peaks == ((2, 5),)
+    assert len(found.measurements) == 1
+    assert [s.value for s in found.settings] == ["A\ufffd"]
+    assert caplog.text.count("makes no sense and is left out") == 2
+
+
+@pytest.fixture
+def no_database(path: Path) -> Path:
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all" * 100)
+    return path
+
+
+async def test_what_was_lost_with_a_damaged_file_is_in_the_log_of_events(
+    no_database: Path,
+) -> None:
+    probe = ScriptedProbe(Card("A"))
+    config = GPUMemoryConfig(enable_memory_monitoring=False)
+    manager = GPUMemoryManager(config, probe, store=HistoryStore(no_database))
+    await manager.start()
+    try:
+        (told,) = [event.text for event in manager.events if event.kind == "history-damaged"]
+    finally:
+        await manager.close()
+    assert "set aside as history.sqlite3.damaged-" in told
+    assert "taken over from it: nothing" in told
