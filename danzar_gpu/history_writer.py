@@ -182,32 +182,33 @@ class HistoryWriter:
         self.trouble = None
 
     def _write(self) -> None:
-        """Everything that waits, in one transaction."""
+        """Everything that waits; what was set by itself, as a nearly full disk may take that."""
         db = self._connected()
         with self._state_lock:
             changed = dict(self._changed)
             state = list(self._state.values()) if self._new else []
         with db:
-            for statement, values in (
-                *self._begins_with,
-                *state,
-                *self._waiting,
-                *changed.values(),
-            ):
-                try:
-                    db.execute(statement, values)
-                except BAD_ROW as error:
-                    log.warning("one row of the history is left out: %s", error)
-            if time.monotonic() - self._forgot_at >= FORGET_EVERY_SECONDS:
-                history_file.forget(db, self._wall())
-                self._forgot_at = time.monotonic()
+            self._execute(db, (*self._begins_with, *state, *changed.values()))
         self._new = False
         self._begins_with.clear()
-        self._waiting.clear()
         with self._state_lock:
             for key, row in changed.items():
                 if self._changed[key] is row:
                     del self._changed[key]
+        with db:
+            self._execute(db, self._waiting)
+            if time.monotonic() - self._forgot_at >= FORGET_EVERY_SECONDS:
+                history_file.forget(db, self._wall())
+                self._forgot_at = time.monotonic()
+        self._waiting.clear()
+
+    @staticmethod
+    def _execute(db: sqlite3.Connection, rows: Iterable[Row]) -> None:
+        for statement, values in rows:
+            try:
+                db.execute(statement, values)
+            except BAD_ROW as error:
+                log.warning("one row of the history is left out: %s", error)
 
     def _connected(self) -> sqlite3.Connection:
         """The open file; opened anew if somebody took it away."""

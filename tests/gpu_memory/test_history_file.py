@@ -225,10 +225,10 @@ def test_a_process_that_is_killed_loses_no_flushed_row_and_damages_nothing(path:
 
 
 FULL_DISK = """
-import resource, sys, time
+import resource, sqlite3, sys, time
 from pathlib import Path
 from danzar_gpu import history_writer
-from danzar_gpu.history import Event, HistoryStore
+from danzar_gpu.history import Event, HistoryStore, Setting
 history_writer.FLUSH_SECONDS = 0.05
 store = HistoryStore(Path(sys.argv[1]))
 store.open()
@@ -241,11 +241,15 @@ def until(condition):
         time.sleep(0.01)
 store.event(Event(1.8e9, "first", ""))
 until(lambda: Path(sys.argv[1]).exists() and store.events(0))
-limit(20_000)
+limit(200_000)
 for n in range(1, 400):
-    store.event(Event(1.8e9 + n, "more", "x" * 500))
+    store.event(Event(1.8e9 + n, "more", "x" * 1000))
 until(lambda: store.trouble)
 print(store.trouble, flush=True)
+store.setting(Setting("panels", "1", "set meanwhile"))
+store.flush()
+with sqlite3.connect(sys.argv[1]) as db:
+    print(db.execute("SELECT value FROM settings").fetchall(), flush=True)
 limit(resource.RLIM_INFINITY)
 until(lambda: not store.trouble)
 store.close()
@@ -262,9 +266,10 @@ def test_a_full_disk_is_said_and_what_waited_is_written_when_there_is_room(path:
         check=True,
         timeout=90,
     )
-    trouble, rest = shown.stdout.strip().splitlines()
+    trouble, settings, rest = shown.stdout.strip().splitlines()
     assert "can't be written" in trouble
     assert "history and settings are kept in memory only" in trouble
+    assert settings == "[('set meanwhile',)]", "the little that there is room for is written"
     assert rest == "400 None"
 
 
