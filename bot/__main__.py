@@ -119,6 +119,9 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         profiling.add_arguments(profile)
     config = add("config", "check the configuration, or show it with all defaults")
     config.add_argument("action", choices=("check", "show"), help="what to do")
+    config.add_argument(
+        "file", nargs="?", type=Path, help="the configuration, in place of that of --config"
+    )
     return parser
 
 
@@ -155,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     if args.command is None:
         args = parser.parse_args([*words, "run"])
-    path = getattr(args, "config", configuration.DEFAULT_PATH)
+    path = getattr(args, "file", None) or getattr(args, "config", configuration.DEFAULT_PATH)
     probe: ProbeName = getattr(args, "probe", "auto")
     args.probe = probe
     _unicode_output()
@@ -237,7 +240,9 @@ def _config(action: str, settings: configuration.Settings, path: Path, probe: Pr
             print(line, file=sys.stderr)
         if any(misfit.fatal for _, misfit in found):
             return Exit.CONFIGURATION
-    if path.exists():
+    if found:
+        print(f"{path}: it can be used; the lines above say what would be done in another way.")
+    elif path.exists():
         print(f"{path}: all is well.")
     else:
         print(f"{path} does not exist; the defaults apply, and they are well.")

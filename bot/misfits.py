@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot.yaml_document import read
+from bot.yaml_document import DocumentError, read
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.memory import GIB, MemorySnapshot
 from danzar_gpu.probes import ProbeError, ProbeName, open_probe
@@ -78,8 +78,15 @@ def misfits_here(settings: Settings, path: Path, probe: ProbeName) -> list[tuple
             opened.close()
     except ProbeError:
         return []
-    lines = {}
-    if path.exists():
-        lines = {".".join(map(str, where)): n for where, n in read(path.read_bytes()).lines.items()}
+    lines = lines_of(path)
     found = misfits(settings.gpu_memory, snapshot)
     return [(f"{path}:{lines.get(misfit.key, 1)}: {misfit}", misfit) for misfit in found]
+
+
+def lines_of(path: Path) -> dict[str, int]:
+    """The line of each key of a configuration that was read well; nothing where there is none."""
+    try:
+        lines = read(path.read_bytes()).lines
+    except (OSError, DocumentError):
+        return {}
+    return {".".join(map(str, where)): line for where, line in lines.items()}

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bot import logs
 from bot.context import AppContext
-from bot.misfits import misfits
+from bot.misfits import lines_of, misfits
 from bot.settings import Settings, SettingsError, load
 from bot.yaml_document import Problem
 
@@ -61,6 +61,7 @@ async def reload(context: AppContext, path: Path | None = None, *, who: str = ""
     async with context.reloading:
         found = await asyncio.to_thread(load, path)
         before = context.settings
+        await _refuse_what_no_card_can_keep(context, found, path)
         new = _without_what_waits(found, before)
         try:
             if new.gpu_memory != before.gpu_memory:
@@ -90,6 +91,16 @@ async def reload_or_say_why(context: AppContext, who: str) -> None:
         await reload(context, who=who)
     except SettingsError as error:
         log.error("the configuration was refused and the old one stays in use:\n%s", error)
+
+
+async def _refuse_what_no_card_can_keep(context: AppContext, found: Settings, path: Path) -> None:
+    fitting = misfits(found.gpu_memory, context.gpu_memory_manager.snapshot)
+    if impossible := [misfit for misfit in fitting if misfit.fatal]:
+        lines = await asyncio.to_thread(lines_of, path)
+        raise SettingsError(
+            path,
+            [Problem(lines.get(m.key), m.key, f"{m.what}; {m.remedy}") for m in impossible],
+        )
 
 
 def _without_what_waits(found: Settings, before: Settings) -> Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -472,7 +473,9 @@ def load(path: Path | str = DEFAULT_PATH) -> Settings:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SettingsError(path, [Problem(None, "", "is no regular file")])
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         if path == DEFAULT_PATH:
@@ -481,6 +484,11 @@ def load(path: Path | str = DEFAULT_PATH) -> Settings:
     except OSError as error:
         raise SettingsError(path, [Problem(None, "", f"can't be read: {error.strerror}")]) from None
     return parse(raw, path)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # To open a pipe waits for whoever writes into it, and holds up every later reload.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def parse(raw: bytes | str, path: Path | str = "configuration") -> Settings:

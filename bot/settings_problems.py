@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from bot.yaml_document import Problem, Where, dotted
 
 LONGEST_VALUE = 60
+
+_PASSWORD = re.compile(r"//.*@", re.DOTALL)
+"""What may stand in an address before its host."""
 
 
 def problems_of(
@@ -42,6 +46,8 @@ def problems_of(
 
 def _sentence(where: Where, errors: list[Any], model: type[BaseModel]) -> str:
     first = errors[0]
+    if first["type"] == "extra_forbidden" and "token" in str(where[-1]).lower():
+        return "must not be here: the token comes from DISCORD_TOKEN or DISCORD_TOKEN_FILE"
     if first["type"] == "extra_forbidden":
         return "is not a key that Danzar knows" + _suggestion(where, model)
     if first["type"] == "value_error":
@@ -108,6 +114,8 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return ""
+    if isinstance(value, str):
+        value = _PASSWORD.sub("//...@", value)
     words = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return words if len(words) <= LONGEST_VALUE else ""
 

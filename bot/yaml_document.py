@@ -98,6 +98,8 @@ def read(raw: bytes | str) -> Document:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         words = error.problem or error.context or "malformed"
+        if words.startswith("but ") and error.context:
+            words = f"{error.context}, {words}"
         raise DocumentError([Problem(line, "", f"is not valid YAML: {words}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

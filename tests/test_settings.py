@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bot.settings import (
     parse,
 )
 from bot.yaml_document import MAX_BYTES, MAX_VALUES
+from tests.unprivileged import folder_for_anybody, run_unprivileged
 
 GUIDE = """\
 # GPU Memory Management Settings
@@ -225,7 +227,16 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
             "tag:yaml.org,2002:python/object/apply:os.system",
         ),
         ("yolo:\n  batch_size: !!int two\n", "game.yaml:2: yolo.batch_size: is not a number: two"),
-        ("yolo: {}\n---\nclip: {}\n", "game.yaml:2: is not valid YAML: but found another document"),
+        (
+            "yolo: {}\n---\nclip: {}\n",
+            "game.yaml:2: is not valid YAML: expected a single document in the stream, "
+            "but found another document",
+        ),
+        (
+            "discord:\n  token: MTAxMDEw.Gsecret.aVery\n",
+            "game.yaml:2: discord.token: must not be here: the token comes from DISCORD_TOKEN or "
+            "DISCORD_TOKEN_FILE",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_key(text: str, said: str) -> None:
@@ -497,6 +508,40 @@ def test_an_endless_file_is_not_read_to_its_end(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(SettingsError, match=r"large\.yaml:1: is larger than 256 KiB"):
         load(large)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)  # whoever opens it waits for somebody who writes
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(SettingsError, match=":1: is no regular file"):
+            load(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_file_that_belongs_to_somebody_else_is_named() -> None:
+    with folder_for_anybody() as folder:
+        path = folder / "mine.yaml"
+        path.write_text("yolo: {enabled: false}\n", encoding="utf-8")
+        path.chmod(0o000)
+        imports = "import sys\nfrom bot.settings import SettingsError, load"
+        code = "try: load(sys.argv[1])\nexcept SettingsError as error: print(error)"
+        said = run_unprivileged(imports, code, path)
+    assert said == f"{path}:1: can't be read: Permission denied\n"
+
+
+def test_a_refused_address_keeps_its_password_to_itself() -> None:
+    for text in (
+        "capture: {source: stream, url: 'ftp://ada:s3cret@camera/1'}",
+        "gpu_memory: {main_llm_endpoint: 'ftp://ada:s3cr@et@llm'}",
+        "gpu_memory: {main_llm_endpoint: 'http://ada:s3cret@llm:0'}",
+        "capture: {source: 'rtsp://ada:s3cret@camera/1'}",
+    ):
+        with pytest.raises(SettingsError) as refused:
+            parse(text)
+        assert "s3cr" not in str(refused.value)
+        assert "ada" not in str(refused.value)
 
 
 def test_without_the_default_file_the_defaults_hold(

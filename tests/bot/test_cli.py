@@ -142,7 +142,11 @@ def test_config_check_and_show(tmp_path: Path) -> None:
     shown = danzar("config", "show", "--config", str(config))
     assert "confidence_threshold: 0.75" in shown.stdout
     config.write_text(shown.stdout, encoding="utf-8")
-    assert danzar("config", "check", "--config", str(config)).returncode == Exit.OK
+    assert danzar("config", "check", str(config)).returncode == Exit.OK
+    config.write_text("yolo:\n  clases: [boss]\n", encoding="utf-8")
+    refused = danzar("config", "check", str(config))
+    assert refused.returncode == Exit.CONFIGURATION
+    assert refused.stderr.startswith(f"{config}:2: yolo.clases: is not a key that Danzar knows")
 
 
 def test_config_check_knows_the_cards_where_there_is_a_driver(
@@ -161,6 +165,7 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     done = danzar(*command, env=standin_nvml.environment())
     assert done.returncode == Exit.OK, "other cards are used"
     assert "there are: cuda:0, cuda:1" in done.stderr
+    assert "all is well" not in done.stdout
     standin_nvml.remove()
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
 

@@ -81,6 +81,17 @@ async def test_a_refused_file_changes_nothing(
         assert "yolo.speed" in caplog.text
 
 
+async def test_a_promise_that_no_card_can_keep_changes_nothing(config: Path) -> None:
+    async with scripted_context() as context:
+        before = context.settings
+        text = "yolo: {enabled: false}\ngpu_memory:\n  main_llm_memory_reservation_gb: 900\n"
+        said = r"mine\.yaml:3: gpu_memory\.main_llm_memory_reservation_gb: 900GB are reserved"
+        with pytest.raises(SettingsError, match=said):
+            await reloaded(context, config, text)
+        assert context.settings is before
+        assert context.gpu_memory_manager.config.main_llm_memory_reservation_gb == 8.0
+
+
 async def test_what_is_read_at_the_start_is_named_until_the_next_start(config: Path) -> None:
     text = "data: {folder: elsewhere}\nobservability: {port: 9000}\nvision: {autostart: false}\n"
     async with scripted_context() as context:
