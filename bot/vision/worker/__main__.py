@@ -68,6 +68,7 @@ def main() -> NoReturn:
     channel = _take_over_pipes()
     environment.prepare(os.environ, arguments.threads)
     environment.lower_priority()
+    environment.keep_freed_memory()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
     from bot.vision.worker.vision_worker import VisionWorker

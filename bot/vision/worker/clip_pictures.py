@@ -34,9 +34,10 @@ class Preprocess:
 
     def arrays(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """BGR uint8 images to one batch, N x height x width x 3, BGR uint8; not normalised."""
-        return np.stack([self._fit_array(image) for image in images])
+        return np.stack([self.array(image) for image in images])
 
-    def _fit_array(self, image: np.ndarray) -> np.ndarray:
+    def array(self, image: np.ndarray) -> np.ndarray:
+        """One of them."""
         height, width = self._target(*image.shape[:2])
         while image.shape[0] >= 2 * HALVE_UNTIL * height and image.shape[1] >= (
             2 * HALVE_UNTIL * width
@@ -45,12 +46,17 @@ class Preprocess:
             # An odd last line would shift all the others.
             even = image[: 2 * half[1], : 2 * half[0]]
             image = cv2.resize(even, half, interpolation=cv2.INTER_AREA)
-        if image.shape[:2] != (height, width):
-            how = Image.Resampling.BILINEAR if self._bilinear else Image.Resampling.BICUBIC
-            image = np.asarray(Image.fromarray(image).resize((width, height), how))
         top, left = max(0, height - self.height), max(0, width - self.width)
         top, left = round(top / 2), round(left / 2)
-        image = image[top : top + self.height, left : left + self.width]
+        if image.shape[:2] != (height, width):
+            how = Image.Resampling.BILINEAR if self._bilinear else Image.Resampling.BICUBIC
+            # Only what stays is computed; the filter still sees what lies around it.
+            down, right = image.shape[0] / height, image.shape[1] / width
+            height, width = min(height, self.height), min(width, self.width)
+            box = (left * right, top * down, (left + width) * right, (top + height) * down)
+            image = np.asarray(Image.fromarray(image).resize((width, height), how, box))
+        else:
+            image = image[top : top + self.height, left : left + self.width]
         down, right = self.height - image.shape[0], self.width - image.shape[1]
         if down or right:
             borders = (down // 2, down - down // 2, right // 2, right - right // 2)

@@ -17,6 +17,10 @@ MIN_TORCH = (2, 6)
 MIN_ULTRALYTICS = (8, 4, 100)
 NICENESS = 5
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 64 << 20
+LARGEST_KEPT_BYTES = 32 << 20
+"""glibc's limit; an 8K frame is larger, all others are smaller."""
 
 _IMPORTS = threading.Lock()
 
@@ -75,6 +79,20 @@ def lower_priority() -> None:
             process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)  # type: ignore[attr-defined]
         else:
             process.nice(max(int(process.nice()), NICENESS))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc use the memory of the last frame for the next one.
+
+    It would give blocks of this size back at once, and the kernel clears each page that it gives
+    out again: for a frame that takes longer than to fill it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def die_with(parent: int) -> None:

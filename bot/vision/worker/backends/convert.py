@@ -140,8 +140,11 @@ def _clip(folder: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], 
     pictures = frames()
     known = _open_clips_own(folder, torch_clip, pictures)
     way = _normal_scale(preprocess)
+    batch = preprocess.arrays(pictures)
     precision, note = _chosen(
-        lambda network: features_differ(known, _each(network, preprocess.arrays(pictures))),
+        lambda network: (
+            features_differ(known, _each(network, batch)) or features_differ(known, network(batch))
+        ),
         made / "clip.xml",
         threads,
         way,
