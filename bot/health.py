@@ -10,11 +10,10 @@ import asyncio
 import contextvars
 import ipaddress
 import logging
-import math
 import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -23,23 +22,14 @@ from bot.context import AppContext
 from bot.identity import version
 from bot.loop_delay import LoopDelay
 from bot.metrics import CONTENT_TYPE, Metrics
+from bot.readiness import Check, readiness
 
 log = logging.getLogger(__name__)
 
 LATE_SECONDS = 5.0
 """An event loop that was so late is not alive in any useful sense: heartbeats wait, too."""
-GRACE_SECONDS = 5.0
 CLOSE_SECONDS = 0.5
 INDEX = "Danzar: /healthz, /readyz, /metrics\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    words: str
 
 
 def liveness(delay: LoopDelay) -> list[Check]:
@@ -47,62 +37,6 @@ def liveness(delay: LoopDelay) -> list[Check]:
     worst = delay.worst
     words = f"at most {worst * 1000:.0f} ms late in the last minute"
     return [Check("event loop", worst < LATE_SECONDS, words)]
-
-
-def readiness(context: AppContext) -> list[Check]:
-    """Does it do its work?"""
-    return [
-        _gateway(context),
-        *([] if context.demo else [_heartbeat(context)]),
-        _reading(context),
-        _vision(context),
-        _storage(context),
-    ]
-
-
-def _gateway(context: AppContext) -> Check:
-    client = context.client
-    if client is None:
-        return Check("gateway", False, "the bot is being made")
-    where = "the chat page" if context.demo else "Discord"
-    if client.online:
-        return Check("gateway", True, f"connected with {where}")
-    return Check("gateway", False, f"not connected with {where}")
-
-
-def _heartbeat(context: AppContext) -> Check:
-    latency = math.nan if context.client is None else context.client.latency
-    if math.isfinite(latency):
-        return Check("heartbeat", True, f"Discord answered in {latency * 1000:.0f} ms")
-    return Check("heartbeat", False, "Discord has not answered a heartbeat yet")
-
-
-def _reading(context: AppContext) -> Check:
-    manager = context.gpu_memory_manager
-    age = manager.reading_age
-    why = f": {manager.last_error}" if manager.last_error else ""
-    if age is None:
-        return Check("reading", False, f"GPU memory was never read{why}")
-    words = f"GPU memory was read {age:.0f} s ago{why}"
-    if not manager.monitoring_enabled:
-        return Check("reading", True, f"monitoring is off by choice; {words}")
-    config = manager.config
-    limit = 2 * config.memory_check_interval + config.probe_timeout_seconds + GRACE_SECONDS
-    return Check("reading", age <= limit, words)
-
-
-def _vision(context: AppContext) -> Check:
-    vision = context.vision
-    words = f"vision is {vision.state}"
-    if vision.state_reason and vision.state_reason != words:
-        words += f": {vision.state_reason}"
-    return Check("vision", vision.state in ("running", "off"), words)
-
-
-def _storage(context: AppContext) -> Check:
-    # The bot goes on from memory: to tell it is enough.
-    trouble = context.gpu_memory_manager.storage_trouble
-    return Check("storage", True, trouble or "what has to be kept is kept")
 
 
 class Observability:

@@ -10,6 +10,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,7 +25,9 @@ from prometheus_client.registry import Collector
 
 from bot.context import AppContext
 from bot.identity import version
-from bot.vision.reports import FrameReport, PipelineCounts
+from bot.readiness import readiness
+from bot.vision.reports import FrameReport
+from danzar_gpu.admission import Cause
 from danzar_gpu.history import Event
 from danzar_gpu.memory import DeviceMemory
 
@@ -32,6 +35,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 DELAY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 FRAME_OUTCOMES = ("captured", "analysed", "unchanged", "dropped")
+MOVE_REASONS = (*get_args(Cause), "failed")
 VISION_STATES = ("off", "starting", "running", "failed")
 
 
@@ -55,7 +59,7 @@ class Metrics:
         self._moves = Counter(
             "danzar_moves",
             "Models that were told to move: pressure, priority, return, by hand, failed",
-            ("model", "from_device", "to_device", "reason"),
+            ("model", "reason"),
             registry=self.registry,
         )
         self._stages = Histogram(
@@ -74,7 +78,13 @@ class Metrics:
         self._frames = Counter(
             "danzar_frames", "What became of the frames", ("outcome",), registry=self.registry
         )
-        self._counted = PipelineCounts()
+        self._worker = 0
+        self._counted = dict.fromkeys(FRAME_OUTCOMES, 0)
+        # From zero on: of a series that begins with its first event, Prometheus sees no increase.
+        for model in context.vision.services:
+            self._refusals.labels(model)
+            for reason in MOVE_REASONS:
+                self._moves.labels(model, reason)
         ProcessCollector(registry=self.registry)
         self.registry.register(Now(context))
         context.gpu_memory_manager.on_event(self._happened)
@@ -102,9 +112,7 @@ class Metrics:
             case "refused":
                 self._refusals.labels(model).inc()
             case "revoked" | "move-failed":
-                self._moves.labels(
-                    model, facts.get("from", ""), facts.get("to", ""), facts.get("cause", "")
-                ).inc()
+                self._moves.labels(model, facts.get("cause", "")).inc()
             case _:
                 pass
 
@@ -114,12 +122,16 @@ class Metrics:
         self._count_frames()
 
     def _count_frames(self) -> None:
-        """A new worker counts from zero: what grew since the last look is added."""
-        now, before = self._context.vision.counts, self._counted
-        self._counted = now
-        for outcome in FRAME_OUTCOMES:
-            new, old = getattr(now, outcome), getattr(before, outcome)
-            self._frames.labels(outcome).inc(new - old if new >= old else new)
+        """Add what grew. A new worker counts from zero; within one an answer that is a moment
+        older than the last report may come after it."""
+        vision = self._context.vision
+        if vision.worker_starts != self._worker:
+            self._worker = vision.worker_starts
+            self._counted = dict.fromkeys(FRAME_OUTCOMES, 0)
+        for outcome, old in self._counted.items():
+            new = max(old, getattr(vision.counts, outcome))
+            self._frames.labels(outcome).inc(new - old)
+            self._counted[outcome] = new
 
 
 class Now(Collector):
@@ -226,8 +238,9 @@ class Now(Collector):
         fell = CounterMetricFamily(
             "danzar_out_of_memory", "Models that ran out of memory on a card", labels=("model",)
         )
-        for model, count in manager.out_of_memory.items():
-            fell.add_metric((model,), count)
+        models = dict.fromkeys([*self._context.vision.services, *manager.out_of_memory])
+        for model in models:
+            fell.add_metric((model,), manager.out_of_memory[model])
         yield fell
 
     def _vision(self) -> Iterator[Metric]:
@@ -251,6 +264,12 @@ class Now(Collector):
     def _program(self) -> Iterator[Metric]:
         context = self._context
         client = context.client
+        checks = GaugeMetricFamily(
+            "danzar_check_ok", "1 for each check of /readyz that holds", labels=("check",)
+        )
+        for check in readiness(context):
+            checks.add_metric((check.name,), check.ok)
+        yield checks
         yield GaugeMetricFamily(
             "danzar_discord_ready",
             "1 if the bot is connected and has its servers",
