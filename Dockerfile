@@ -10,9 +10,10 @@ ARG DEBIAN=trixie
 # --- what both images have ----------------------------------------------------------------------
 FROM debian:${DEBIAN}-slim AS base
 
-# tini hands SIGTERM on and reaps whatever the bot's children leave behind.
+# tini hands SIGTERM on and reaps whatever the bot's children leave behind. Without the certificates
+# Discord's can't be verified: the bot would never log in.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 tini \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/*
 
 ENV PATH=/opt/danzar/bin:$PATH \
@@ -32,7 +33,7 @@ WORKDIR /app
 # --- packages: each file's hash is in the lock, and none is built here ---------------------------
 FROM base AS bot-packages
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
+    && apt-get install --yes --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/danzar
 COPY requirements/build.txt requirements/bot.txt /tmp/
