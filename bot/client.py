@@ -187,7 +187,7 @@ async def run_on_discord(context: AppContext, token: str, stop: asyncio.Event) -
 async def _outcome(session: asyncio.Task[None], stop: asyncio.Event) -> Exit:
     try:
         # After close() the session ends by itself; a cut connection must not hold us up.
-        await asyncio.wait_for(session, timeout=5)
+        await asyncio.wait_for(session, timeout=2)
     except discord.LoginFailure:
         log.error(BAD_TOKEN)
         return Exit.TOKEN
