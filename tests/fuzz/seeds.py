@@ -20,7 +20,12 @@ def seeds(target: str) -> list[bytes]:
     if target == "messages":
         return _messages()
     if target == "chats":
-        return [b'{"panels": {"1": {"message": 2}}}', b"[" * 100_000, b'{"a": {"b": []}}']
+        return [
+            b'{"panels": {"1": {"message": 2}}}',
+            b"[" * 100_000,
+            b'{"a": {"b": []}}',
+            b'{"panels": {"\\ud800": {"a": 1}}}',
+        ]
     if target == "history":
         return [b"SQLite format 3\x00" + bytes(100), b""]
     return [
