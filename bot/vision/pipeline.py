@@ -443,6 +443,7 @@ class VisionPipeline:
         """One worker from start to end; returns why it ended."""
         worker = await self._factory(self._settings.vision.threads, self._heard)
         self.worker_starts += 1
+        self._counts = PipelineCounts()
         self._worker = worker
         why = "vision was stopped"
         watchdog: asyncio.Task[None] | None = None
