@@ -73,7 +73,7 @@ class ChatState:
             return
         except (ValueError, RecursionError) as error:
             log.error("%s is damaged: %s; chats start without it", old_file, error)
-            _rename(old_file, f"damaged-{int(time.time())}")
+            _rename(old_file, f"damaged-{int(time.time())}", "is set aside")
             return
         for section, entries in found.items():
             known = self._sections.setdefault(section, {})
@@ -82,15 +82,15 @@ class ChatState:
                 store.setting(_setting(section, key, entries[key]))
         # Until it is on disk there, the next start must find it here.
         if store.flush():
-            _rename(old_file, "migrated")
+            _rename(old_file, "migrated", f"was taken over into {store.path.name} and is kept")
 
 
 def _setting(section: str, key: str, entry: Entry) -> Setting:
     return Setting(section, key, json.dumps(entry))
 
 
-def _rename(path: Path, why: str) -> None:
-    aside = path.with_name(f"{path.name}.{why}")
+def _rename(path: Path, suffix: str, why: str) -> None:
+    aside = path.with_name(f"{path.name}.{suffix}")
     if aside.exists():
         aside = aside.with_name(f"{aside.name}-{time.time_ns()}")
     try:
@@ -98,7 +98,7 @@ def _rename(path: Path, why: str) -> None:
     except OSError as error:
         log.error("%s could not be renamed to %s: %s", path, aside, error)
     else:
-        log.warning("%s is %s", path, aside.name)
+        log.warning("%s %s as %s", path, why, aside.name)
 
 
 def _entry(data: object) -> Entry:

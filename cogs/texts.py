@@ -368,6 +368,7 @@ ALERT_TITLES = {
     "driver": "A GPU or its driver is in trouble",
     "worker": "The vision worker is in trouble",
     "hot": "A GPU is too hot",
+    "storage": "Danzar's data is in trouble",
 }
 ALERT_KINDS = {
     "pressure": "GPU memory is nearly full",
@@ -376,6 +377,7 @@ ALERT_KINDS = {
     "driver": "a GPU or its driver is in trouble",
     "worker": "the vision worker is in trouble",
     "hot": "a GPU is too hot",
+    "storage": "Danzar's data is in trouble",
 }
 ALERT_GRAVE, ALERT_PLAIN, ALERT_OVER = "🚨 {title}", "⚠️ {title}", "✅ Over: {kind}"
 ALERT_WHEN, ALERT_HOW = "When", "How it went"
@@ -394,6 +396,7 @@ ALERT_ADVICE = {
         "`{prefix}gpu reserve`."
     ),
     "driver": "Figures are old until it is mended; `danzar doctor` at the terminal tells more.",
+    "storage": "All goes on; `{prefix}gpu log` and the terminal tell what is kept and what is not.",
     "worker": "`{prefix}vision status` shows how it goes on.",
     "hot": "Look after its fans and dust; `{prefix}gpu offload` takes our models off it.",
 }

@@ -15,13 +15,13 @@ from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
 from danzar_gpu.placement import Room
 
-Kind = Literal["pressure", "cpu", "llm", "driver", "worker", "hot"]
+Kind = Literal["pressure", "cpu", "llm", "driver", "worker", "hot", "storage"]
 Change = Literal["opened", "updated", "resolved"]
 
 Level = Literal["all", "important", "critical"]
 LEVELS: dict[Level, frozenset[Kind]] = {
-    "all": frozenset(("pressure", "cpu", "llm", "driver", "worker", "hot")),
-    "important": frozenset(("pressure", "llm", "driver", "worker", "hot")),
+    "all": frozenset(("pressure", "cpu", "llm", "driver", "worker", "hot", "storage")),
+    "important": frozenset(("pressure", "llm", "driver", "worker", "hot", "storage")),
     "critical": frozenset(("llm", "driver", "hot")),
 }
 """Which kinds people are told about."""
@@ -47,6 +47,7 @@ TIMINGS: dict[Kind, Timing] = {
     "driver": Timing(10, 5, 30),
     "worker": Timing(0, 30, 30),
     "hot": Timing(30, 60, 300),
+    "storage": Timing(0, 30, 300),
 }
 
 
@@ -88,6 +89,7 @@ def conditions(
     *,
     driver_error: str | None = None,
     worker_error: str | None = None,
+    storage_error: str | None = None,
     hot_now: frozenset[str] = frozenset(),
 ) -> list[Condition]:
     """What is wrong now. ``hot_now`` names cards (UUID) whose heat was told already."""
@@ -96,6 +98,8 @@ def conditions(
         found.append(Condition("driver", "driver", f"GPU memory can't be read: {driver_error}"))
     if worker_error is not None:
         found.append(Condition("worker", "worker", f"Vision: {worker_error}"))
+    if storage_error is not None:
+        found.append(Condition("storage", "storage", storage_error))
     if snapshot is None:
         return found
     found += [Condition(f"driver:{n}", "driver", fault) for n, fault in enumerate(snapshot.faults)]

@@ -46,7 +46,12 @@ STORED_EVERY_SECONDS = 10.0
 SERVER_ASKED_EVERY_SECONDS = 5.0
 PICTURE_POINTS = 600
 """A longer history is thinned out before it is read; the fullest readings stay."""
-NOT_KEPT = "The data folder can't be written: history and settings are kept in memory only; the log says why"
+HISTORY_DAMAGED = "history-damaged"
+"""The kind of event that tells what was lost with a damaged file."""
+NOT_KEPT = (
+    "The data folder can't be written: history and settings are kept in memory only; "
+    "the log says why"
+)
 RELEARNED_BYTES = 256 * 1024**2
 """A learned reservation that changes by less is not worth a word."""
 
@@ -232,7 +237,7 @@ class GPUMemoryManager:
         for kind, text in card_news(self._raw, raw):
             self._note(kind, text, logging.WARNING if kind == "card-trouble" else logging.INFO)
         for text in self._store.news() if self._store is not None else ():
-            self._note("history-damaged", text, logging.DEBUG)  # the log has it already
+            self._note(HISTORY_DAMAGED, text, logging.DEBUG)  # the log has it already
         self._raw = raw
         snapshot = self._with_ours(raw)
         self.history.append(snapshot)

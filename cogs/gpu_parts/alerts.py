@@ -25,6 +25,8 @@ from danzar_gpu.alerts import (
     conditions,
 )
 from danzar_gpu.choices import OFFLOAD
+from danzar_gpu.manager import HISTORY_DAMAGED as LOST
+from danzar_gpu.manager import NOT_KEPT
 from danzar_gpu.report import age_text
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 
 SECTION = "alerts"
 LOOP_SECONDS = 5.0
-WORKER_SHOWN_SECONDS = 60.0
+EVENT_SHOWN_SECONDS = 60.0
+"""What is over as soon as it happened is told as long."""
 DEVELOPMENTS = 5
 GRAVE: frozenset[Kind] = LEVELS["critical"]
 
@@ -89,7 +92,8 @@ class AlertDesk:
         self._book = AlertBook()
         self.listeners: dict[int, Listener] = {}
         self._seen_at = 0.0
-        self._worker_fell: tuple[float, str] | None = None
+        self._happened: dict[str, tuple[float, str]] = {}
+        """When an event of a kind was seen last, and its text."""
 
     def start(self) -> None:
         """Take up what an earlier run was told and had open."""
@@ -102,6 +106,8 @@ class AlertDesk:
         self._book.restore(found.values(), now())
         events = self._host.manager.events
         self._seen_at = events[-1].at if events else 0.0
+        # A damaged file is found at the start, before anybody is here to be told.
+        self._happened |= {e.kind: (now(), e.text) for e in events if e.kind == LOST}
         self.watcher.start()
 
     def stop(self) -> None:
@@ -185,6 +191,7 @@ class AlertDesk:
     def conditions(self, at: float) -> list[Condition]:
         """What is wrong now."""
         manager = self._host.manager
+        self._hear(at)
         by_hand = {c.key.removeprefix(OFFLOAD) for c in manager.choices.made if OFFLOAD in c.key}
         leases = [
             Lent(lease.name, lease.device, lease.reason)
@@ -201,22 +208,27 @@ class AlertDesk:
             manager.config,
             driver_error=manager.last_error,
             worker_error=self._worker_error(at),
+            storage_error=NOT_KEPT if manager.storage_trouble else self._recent(LOST, at),
             hot_now=frozenset(hot),
         )
+
+    def _hear(self, at: float) -> None:
+        for event in self._host.manager.events:
+            if event.at > self._seen_at:
+                self._seen_at = event.at
+                self._happened[event.kind] = (at, event.text)
+
+    def _recent(self, kind: str, at: float) -> str | None:
+        seen_at, text = self._happened.get(kind, (float("-inf"), ""))
+        return text if at - seen_at <= EVENT_SHOWN_SECONDS else None
 
     def _worker_error(self, at: float) -> str | None:
         vision = self._host.vision
         if vision is not None and vision.state == "failed":
             failed = texts.ALERT_WORKER_FAILED.format(prefix=self._host.prefix)
             return vision.state_reason or failed
-        for event in self._host.manager.events:
-            if event.at > self._seen_at:
-                self._seen_at = event.at
-                if event.kind == "holder-gone":
-                    self._worker_fell = (at, event.text)
-        if self._worker_fell is None or at - self._worker_fell[0] > WORKER_SHOWN_SECONDS:
-            return None
-        return texts.ALERT_WORKER_AGAIN.format(reason=self._worker_fell[1])
+        fell = self._recent("holder-gone", at)
+        return None if fell is None else texts.ALERT_WORKER_AGAIN.format(reason=fell)
 
     # Telling
 

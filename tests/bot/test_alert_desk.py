@@ -9,6 +9,7 @@ import pytest
 
 from bot.client import DanzarBot
 from danzar_gpu import Footprint
+from danzar_gpu.history import Event
 from tests.bot.world import World, in_world, last
 from tests.gpu_memory.rig import ScriptedProbe
 
@@ -61,6 +62,35 @@ async def test_an_alert_is_one_message_from_beginning_to_end(
     assert str(over.embeds[0].title).startswith("✅ Over")
     await w.env.advance_time(150)
     assert len(alerts(w)) == 1
+
+
+@in_world
+async def test_a_data_folder_in_trouble_is_told(
+    w: World, probe: ScriptedProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    manager = w.bot.app_context.gpu_memory_manager
+    with monkeypatch.context() as full:
+        full.setattr(type(manager), "storage_trouble", "/home/ada/history.sqlite3 can't be written")
+        await w.env.advance_time(10)
+        (opened,) = alerts(w)
+        assert opened.embeds[0].title == "⚠️ Danzar's data is in trouble"
+        assert "kept in memory only" in str(opened.embeds[0].description)
+        assert "ada" not in str(opened.embeds[0].description), "a path is nobody's business"
+    await w.env.advance_time(60)
+    (over,) = alerts(w)
+    assert over.embeds[0].title == "✅ Over: Danzar's data is in trouble"
+
+
+@in_world
+async def test_what_was_lost_with_a_damaged_file_is_told(w: World, probe: ScriptedProbe) -> None:
+    await w.owner.send(w.channel, "!gpu alerts here")
+    words = "history.sqlite3 was damaged; taken over from it: 3 settings"
+    event = Event(discord.utils.utcnow().timestamp(), "history-damaged", words)
+    w.bot.app_context.gpu_memory_manager.events.append(event)
+    await w.env.advance_time(10)
+    (opened,) = alerts(w)
+    assert words in str(opened.embeds[0].description)
 
 
 @in_world
