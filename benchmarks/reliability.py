@@ -1,270 +1,89 @@
 """Faults, one after another, in a real bot process: what is said, when it is well again, what is
 lost. ``python -m benchmarks.reliability`` prints a table; ``--write docs/reliability.md`` puts it
-there, with the soak's figures if ``--soak PATH`` (its ``--json``) is given.
+there, with the soak's figures if ``--soak PATH`` (its ``--json``) is given. ``--only PATTERN``
+tries those faults alone whose name it finds.
 
-A real worker, the real pynvml on the stand-in driver of the tests, real SQLite, real signals.
-Linux with a C compiler; no card is needed.
+The whole program, a real worker, the real pynvml on the stand-in driver of the tests, the real
+discord.py on the stand-in for Discord, real SQLite, real signals. Linux with a C compiler; no card
+is needed. The status is 1 if a fault was not survived.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import signal
-import sqlite3
+import re
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from benchmarks.faults import PATIENCE, Group, Trial, chat, data, driver, program, worker
+from benchmarks.host import Bench, a_host
 
-from benchmarks.soak import Host, RealRun, a_host
-from tests.standin import GUIDE, Fault, Scenario, StandinNvml
-
-PATIENCE = 240.0
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-Line = dict[str, Any]
+NOT_SURVIVED = "NOT SURVIVED"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault."""
+    """One fault of the table; see ``benchmarks.faults.Seen``."""
 
     fault: str
     how: str
     said: str
     noticed: float | None
-    """Seconds from the fault to the words."""
     recovered: float | None
-    """Seconds from the end of its cause (for the worker: from the fault) to all well."""
     lost: str
 
 
-def well(line: Line) -> bool:
-    return (
-        line["state"] == "running"
-        and line["models"]["yolo"] == "running"
-        and line["cards"] == [0, 1]
-        and not (line["error"] or line["faults"] or line["storage"])
-    )
-
-
-def _words(line: Line) -> str:
-    return line["error"] or "; ".join(line["faults"]) or line["storage"] or line["reason"]
-
-
-DRIVER: tuple[tuple[str, str, Scenario | None], ...] = (
-    ("driver unloaded", "every NVML call answers 9", None),
-    ("driver and library of different versions", "answers 18", GUIDE.with_faults(Fault("*", 18))),
-    ("no permission", "answers 4", GUIDE.with_faults(Fault("*", 4))),
-    ("device withdrawn from a container", "answers 999", GUIDE.with_faults(Fault("*", 999))),
-    ("one GPU lost", "calls for it answer 15", GUIDE.with_faults(Fault("*", 15, device=1))),
-    ("a card taken out", "it is not listed any more", Scenario(GUIDE.cards[1:])),
-    (
-        "a reading hangs",
-        "the memory call sleeps 8 s (limit 2 s)",
-        GUIDE.with_faults(Fault("nvmlDeviceGetMemoryInfo_v2", seconds=8)),
-    ),
+EVERYTHING = Group(
+    lambda: a_host(every=0.2, vision={"worker_memory_limit_gb": worker.LIMIT_GB}),
+    (*driver.TRIALS, *worker.TRIALS, *chat.TRIALS, *data.TRIALS, *program.TRIALS, driver.ADDED),
 )
+GROUPS = (driver.LATE, EVERYTHING, data.FULL_DISK, program.START)
 
 
-def driver_rows(host: Host, driver: StandinNvml) -> Iterator[Row]:
-    """What drivers do; the bot answers all the while."""
-    for fault, how, scenario in DRIVER:
-        workers = host.latest["workers"]
-        if scenario is None:
-            driver.remove()
-        else:
-            driver.write(scenario)
-        noticed = host.wait_for(lambda line: line["error"] or line["faults"], PATIENCE)
-        said = _words(host.latest)
-        time.sleep(2)
-        driver.write(GUIDE)
-        recovered = host.wait_for(well, PATIENCE)
-        same = host.latest["workers"] == workers
-        lost = "readings meanwhile; the last one is kept with its age"
-        if host.latest["cards"] and len(host.latest["cards"]) > 1 and "Device" in said:
-            lost = "readings of that card meanwhile"
-        yield Row(fault, how, said, noticed, recovered, lost if same else f"{lost}; the worker")
+def all_rows(only: str) -> Iterator[Row]:
+    """Every fault whose name has ``only`` in it, a group of them on one bot.
+
+    A fault that is not survived costs the bot; the next one meets a new bot.
+    """
+    for group in GROUPS:
+        waiting = [trial for trial in group.trials if re.search(only, trial.fault)]
+        while waiting:
+            with ExitStack() as stack:
+                try:
+                    bench = stack.enter_context(group.opened())
+                except PermissionError as error:
+                    yield from (_not_run(trial, error) for trial in waiting)
+                    break
+                stack.callback(lambda bench=bench: bench.host.kill())
+                while waiting:
+                    row = _row(waiting.pop(0), bench, group)
+                    yield row
+                    if NOT_SURVIVED in row.lost:
+                        break
 
 
-def worker_rows(host: Host) -> Iterator[Row]:
-    """The worker dies, hangs, dies again and again."""
-    for fault, how, number in (
-        ("the worker is killed", "SIGKILL", signal.SIGKILL),
-        ("the worker hangs", "SIGSTOP (limit 5 s)", signal.SIGSTOP),
-    ):
-        first = host.latest["worker"]
-        os.kill(first, number)
-        noticed = host.wait_for(lambda line: line["state"] == "starting", PATIENCE)
-        said = _words(host.latest)
-
-        def back(line: Line, first: int = first) -> bool:
-            return well(line) and line["worker"] not in (None, first)
-
-        recovered = noticed + host.wait_for(back, PATIENCE)
-        yield Row(fault, how, said, noticed, recovered, "the frames meanwhile")
-    began = time.monotonic()
-    while host.latest["state"] != "failed":
-        worker = host.latest["worker"]
-        if worker and time.monotonic() - began < PATIENCE:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-        time.sleep(0.3)
-    noticed = time.monotonic() - began
-    said = _words(host.latest)
-    host.say("start")
-    recovered = host.wait_for(well, PATIENCE)
-    yield Row(
-        "the worker dies again and again",
-        "SIGKILL as soon as it is up",
-        said,
-        noticed,
-        recovered,
-        "vision until somebody starts it",
-    )
-
-
-def file_rows(host: Host, data: Path) -> Iterator[Row]:
-    """The disk and the history's file."""
-    path = data / "history.sqlite3"
-
-    def damage() -> None:
-        with contextlib.closing(sqlite3.connect(path)) as db:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        with path.open("r+b") as file:
-            file.write(b"\xff" * 20_000)
-
-    aside = data.with_name("elsewhere")
-
-    def block() -> None:
-        data.rename(aside)
-        data.write_text("a folder that can't be written")
-
-    def unblock() -> None:
-        data.unlink()
-        aside.rename(data)
-
-    before = _samples(path)
-    block()
-    noticed = host.wait_for(lambda line: line["storage"], PATIENCE)
-    said = host.latest["storage"].replace(str(data), "data")
-    unblock()
-    recovered = host.wait_for(lambda line: not line["storage"], PATIENCE)
-    kept = _samples(path) >= before
-    yield Row(
-        "the data folder can't be written",
-        "a file in the folder's place",
-        said,
-        noticed,
-        recovered,
-        "nothing: what waited is written" if kept else "rows",
-    )
-    began = time.monotonic()
-    damage()
-    while not list(data.glob("*.damaged-*")) or not _samples(path):
-        if time.monotonic() - began > PATIENCE:
-            raise TimeoutError("the damaged file was not set aside")
-        time.sleep(0.1)
-    yield Row(
-        "the history's file is damaged",
-        "20 KB of it overwritten",
-        "data/history.sqlite3 is damaged (...): set aside as ..., a new one begins",
-        time.monotonic() - began,
-        time.monotonic() - began,
-        "what was in it (the file is kept under another name)",
-    )
-
-
-def killed_bot_row(host: Host, driver: StandinNvml, data: Path) -> Row:
-    """The bot itself is killed: what is left, and how the next one finds it."""
-    path = data / "history.sqlite3"
-    worker = host.latest["worker"]
-    before = _samples(path)
-    began = time.monotonic()
-    host.process.kill()
-    host.process.wait()
-    while worker and _alive(worker) and time.monotonic() - began < PATIENCE:
-        time.sleep(0.02)
-    noticed = time.monotonic() - began
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        sound = db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    began = time.monotonic()
-    again = Host(data.parent / "config.yaml", driver, RealRun())
+def _row(trial: Trial, bench: Bench, group: Group) -> Row:
     try:
-        again.wait_for(well, PATIENCE)
-        recovered = time.monotonic() - began
-        kept = _samples(path) >= before
-        again.end()
-    finally:
-        if again.process.poll() is None:
-            again.process.kill()
-    lost = "at most the 5 s before it" if sound and kept else "THE FILE WAS DAMAGED"
-    return Row(
-        "the bot is killed",
-        "SIGKILL; then a new start",
-        "the worker ended with it (time under noticed)",
-        noticed,
-        recovered,
-        lost,
-    )
+        bench.host.wait_for(group.ready, PATIENCE)
+        seen = trial.run(bench)
+    except (AssertionError, OSError, subprocess.TimeoutExpired, StopIteration) as error:
+        print(error, file=sys.stderr)
+        words = str(error).partition("\n")[0]
+        return Row(trial.fault, trial.how, words, None, None, NOT_SURVIVED)
+    return Row(trial.fault, trial.how, seen.said, seen.noticed, seen.recovered, seen.lost)
 
 
-def _samples(path: Path) -> int:
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
-        return int(db.execute("SELECT count(*) FROM samples").fetchone()[0])
-    return 0
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def no_driver_row() -> Row:
-    """The driver comes a while after the bot."""
-    with a_host() as (host, driver, _):
-        driver.remove()
-        host.process.kill()
-        host.process.wait()
-        late = Host(driver.scenario_path.with_name("config.yaml"), driver, RealRun())
-        try:
-            noticed = late.wait_for(lambda line: line["faults"], PATIENCE)
-            said = _words(late.latest)
-            late.wait_for(lambda line: line["models"]["yolo"] == "running", PATIENCE)
-            driver.write(GUIDE)
-            recovered = late.wait_for(lambda line: line["workers"] == 2 and well(line), PATIENCE)
-            late.end()
-        finally:
-            if late.process.poll() is None:
-                late.process.kill()
-    return Row(
-        "no driver when the bot starts",
-        "every call answers 9, later not",
-        said,
-        noticed,
-        recovered,
-        "nothing; the worker is started again to see the cards",
-    )
-
-
-def all_rows() -> Iterator[Row]:
-    """Every fault, in three bot processes."""
-    yield no_driver_row()
-    with a_host() as (host, driver, data):
-        host.wait_for(well, PATIENCE)
-        yield from driver_rows(host, driver)
-        yield from worker_rows(host)
-        yield from file_rows(host, data)
-        yield killed_bot_row(host, driver, data)
+def _not_run(trial: Trial, error: PermissionError) -> Row:
+    return Row(trial.fault, trial.how, "", None, None, f"not tried here: {error}")
 
 
 def as_table(rows: list[Row]) -> str:
@@ -305,21 +124,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Faults, injected one after another.")
     parser.add_argument("--write", type=Path, help="the page whose table is replaced")
     parser.add_argument("--soak", type=Path, help="what `benchmarks.soak --json` wrote")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="faults with this name")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    for row in all_rows():
+    for row in all_rows(arguments.only):
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     soak = json.loads(arguments.soak.read_text("utf-8")) if arguments.soak else None
     text = as_text(rows, soak)
+    survived = all(NOT_SURVIVED not in row.lost for row in rows)
     if arguments.write is None:
         print(text)
-        return 0
+        return 0 if survived else 1
     page = arguments.write.read_text("utf-8")
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     arguments.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    return 0
+    return 0 if survived else 1
 
 
 if __name__ == "__main__":

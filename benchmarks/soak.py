@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.soak --minutes 60 --hours 240`` prints what was seen as a table, writes it
 as JSON with ``--json PATH``, and ends with status 1 on a leak or a fault that was not survived.
-Linux with a C compiler; no card is needed: the driver is the stand-in of the tests.
+Linux with a C compiler; no card, token or network is needed: driver and Discord are the stand-ins
+of the tests.
 """
 
 from __future__ import annotations
@@ -16,31 +17,32 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
-import yaml
 
+from benchmarks.host import Bench, RealRun, a_host, well
 from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager, Lease, ProbeError
 from danzar_gpu.history import HistoryStore
 from danzar_gpu.memory import GIB
+from tests.bot.fake_discord import FakeDiscord, Fault
 from tests.gpu_memory.rig import ScriptedProbe, guide_rig
-from tests.standin import GUIDE, Fault, Process, Scenario, StandinNvml, build, gib
+from tests.standin import GUIDE, Process, Scenario, gib
+from tests.standin import Fault as DriverFault
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_RSS_BYTES = 120 * 1024**2
 GROWTH = {"rss": 12 * 1024**2, "descriptors": 4, "threads": 2, "tasks": 4}
 """More than this between the second fifth of the run and the last one is a leak."""
 FAULT_EVERY_SECONDS = 25.0
+ANSWER_SECONDS = 30.0
+MEMORY_CALL = "nvmlDeviceGetMemoryInfo_v2"
 
 
 # --- virtual time ------------------------------------------------------------------------------
@@ -116,167 +118,117 @@ async def virtual_run(hours: float, seed: int) -> VirtualRun:
 # --- real time ---------------------------------------------------------------------------------
 
 
-@dataclass
-class RealRun:
-    """What was seen of the bot's process, line by line, and what was done to it."""
-
-    lines: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    faults: dict[str, int] = field(default_factory=dict[str, int])
-    starts_by_hand: int = 0
-    traceback: str = ""
-
-
-class Host:
-    """The bot's process, started with the stand-in driver; its lines are read by a thread."""
-
-    def __init__(self, config: Path, driver: StandinNvml, run: RealRun) -> None:
-        self.run = run
-        self._errors: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak_host", str(config)],
-            cwd=ROOT,
-            env=driver.environment(DISPLAY=""),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._read_errors, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.run.lines.append(json.loads(line))
-
-    def _read_errors(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._errors = [*self._errors[-200:], line]
-            if line.startswith("Traceback"):
-                self.run.traceback = self.run.traceback or line
-
-    @property
-    def latest(self) -> dict[str, Any]:
-        return self.run.lines[-1] if self.run.lines else {}
-
-    def say(self, word: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-
-    def wait_for(self, condition: Callable[[dict[str, Any]], Any], seconds: float) -> float:
-        """How long until a line meets the condition. Raises ``TimeoutError`` with the last one."""
-        began = time.monotonic()
-        while not (self.latest and condition(self.latest)):
-            if time.monotonic() - began > seconds or self.process.poll() is not None:
-                errors = "".join(self._errors[-15:])
-                raise TimeoutError(f"it never came; last seen: {self.latest}\n{errors}")
-            time.sleep(0.1)
-        return time.monotonic() - began
-
-    def end(self) -> float:
-        """Ask it to end; how long that took, in seconds."""
-        began = time.monotonic()
-        with contextlib.suppress(OSError):
-            self.say("end")
-        self.process.wait(timeout=60)
-        return time.monotonic() - began
-
-
-@contextlib.contextmanager
-def a_host(**sections: dict[str, Any]) -> Iterator[tuple[Host, StandinNvml, Path]]:
-    """A bot's process on two cards of the stand-in, with YOLO on the CPU; its data folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        driver = StandinNvml(build(folder), folder / "scenario.txt")
-        driver.write(GUIDE)
-        content: dict[str, Any] = {
-            "gpu_memory": {
-                "memory_check_interval": 2.0,
-                "pressure_check_interval": 1.0,
-                "probe_timeout_seconds": 2.0,
-            },
-            "capture": {"source": "scene", "fps": 2},
-            "yolo": {"processing_fps": 1},
-            "clip": {"enabled": False},
-            "vision": {"cpu_budget": 1, "hang_timeout_seconds": 5, "autostart": True},
-            "data": {"folder": str(folder / "data")},
-        }
-        for section, keys in sections.items():
-            content.setdefault(section, {}).update(keys)
-        config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump(content), encoding="utf-8")
-        host = Host(config, driver, RealRun())
-        try:
-            yield host, driver, folder / "data"
-        finally:
-            if host.process.poll() is None:
-                host.process.kill()
-            host.process.wait()
-
-
 def driver_faults(rng: random.Random) -> tuple[str, Scenario | None]:
     """A thing that drivers do, and the scenario for it (``None``: unloaded)."""
     game = GUIDE.cards[1].using(Process(4_200_099, gib(11.6), "/opt/games/big", "graphics"))
     return rng.choice(
         [
             ("driver unloaded", None),
-            ("driver and library differ", GUIDE.with_faults(Fault("*", 18))),
-            ("unknown driver error", GUIDE.with_faults(Fault("*", 999))),
-            ("no permission", GUIDE.with_faults(Fault("*", 4))),
-            ("card lost", GUIDE.with_faults(Fault("*", 15, device=1))),
+            ("driver and library differ", GUIDE.with_faults(DriverFault("*", 18))),
+            ("unknown driver error", GUIDE.with_faults(DriverFault("*", 999))),
+            ("no permission", GUIDE.with_faults(DriverFault("*", 4))),
+            ("card lost", GUIDE.with_faults(DriverFault("*", 15, device=1))),
             ("card taken out", Scenario(GUIDE.cards[:1])),
-            ("reading hangs", GUIDE.with_faults(Fault("nvmlDeviceGetMemoryInfo_v2", seconds=4))),
+            ("reading hangs", GUIDE.with_faults(DriverFault(MEMORY_CALL, seconds=4))),
             ("game takes the card", GUIDE.with_card(1, game)),
         ]
     )
 
 
+def discord_faults(rng: random.Random, fake: FakeDiscord) -> tuple[str, Coroutine[Any, Any, None]]:
+    """A thing that happens between a bot and Discord."""
+
+    async def posts(fault: Fault) -> None:
+        fake.faults.extend((fault, fault))
+        for person in rng.sample(range(1 << 20, 1 << 40), 2):
+            await fake.says("!gpu vision", person=person)
+        await asyncio.sleep(5)
+        fake.faults.clear()
+
+    async def not_resumed() -> None:
+        fake.resumes = "invalid"
+        await fake.drop(4000)
+
+    name, happens = rng.choice(
+        [
+            ("connection cut", lambda: fake.drop()),
+            ("connection closed", lambda: fake.drop(4000)),
+            ("session invalid", lambda: fake.invalidate(resumable=False)),
+            ("session not resumed", not_resumed),
+            ("rate limit", lambda: posts("rate limit")),
+            ("bad gateway", lambda: posts("502 but delivered")),
+            ("Discord takes no posts", lambda: posts("503")),
+            ("no permission to post", lambda: posts("403")),
+        ]
+    )
+    return name, happens()
+
+
 def real_run(minutes: float, seed: int) -> tuple[RealRun, float]:
     """Faults of all kinds, one every ``FAULT_EVERY_SECONDS``; and how long the end took."""
     rng = random.Random(seed)
-    with a_host() as (host, driver, data):
-        host.wait_for(lambda line: line["models"]["yolo"] == "running", 600)
+    with a_host() as bench:
+        host, run = bench.host, bench.host.run
+        host.wait_for(well, 600)
+        bench.discord.says("!gpu dashboard")
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end:
-            name = _one_fault(rng, host, driver, data)
-            host.run.faults[name] = host.run.faults.get(name, 0) + 1
+            name = _one_fault(rng, bench)
+            run.faults[name] = run.faults.get(name, 0) + 1
             time.sleep(rng.uniform(0.5, 1.5) * FAULT_EVERY_SECONDS)
+            _ask(bench)
             if host.latest.get("state") == "failed":
-                host.run.starts_by_hand += 1
-                host.say("start")
-        host.wait_for(
-            lambda line: (
-                line["state"] == "running"
-                and line["models"]["yolo"] == "running"
-                and line["cards"] == [0, 1]
-                and not (line["error"] or line["faults"] or line["storage"])
-            ),
-            180,
-        )
-        return host.run, host.end()
+                run.starts_by_hand += 1
+                bench.discord.says("!vision start")
+        host.wait_for(well, 180)
+        return run, host.end()
 
 
-def _one_fault(rng: random.Random, host: Host, driver: StandinNvml, data: Path) -> str:
-    worker = host.latest.get("worker")
-    kind = rng.choice(("driver", "driver", "driver", "kill", "stop", "file"))
+def _one_fault(rng: random.Random, bench: Bench) -> str:
+    worker = bench.host.latest.get("worker")
+    kinds = ("driver", "driver", "driver", "discord", "discord", "kill", "stop", "inside", "file")
+    kind = rng.choice(kinds)
     if kind in ("kill", "stop") and worker:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         return "worker killed" if kind == "kill" else "worker stopped (hangs)"
+    if kind == "inside":
+        fault, words = rng.choice(
+            [
+                ("context", "CUDA context broken"),
+                ("model", "exception in a model"),
+                ("frame", "torn frame"),
+            ]
+        )
+        bench.host.worker_fault.write_text(fault, encoding="utf-8")
+        return words
     if kind == "file":
-        for part in data.glob("history.sqlite3*"):
+        for part in bench.data.glob("history.sqlite3*"):
             part.unlink()
         return "history's file taken away"
+    if kind == "discord":
+        name, happens = discord_faults(rng, bench.discord.fake)
+        bench.discord.do(happens)
+        return name
     name, scenario = driver_faults(rng)
     if scenario is None:
-        driver.remove()
+        bench.driver.remove()
     else:
-        driver.write(scenario)
+        bench.driver.write(scenario)
     time.sleep(rng.uniform(3, 8))
-    driver.write(GUIDE)
+    bench.driver.write(GUIDE)
     return name
+
+
+def _ask(bench: Bench) -> None:
+    """A command, which has to be answered once, whatever has happened before."""
+    run, before = bench.host.run, bench.discord.answers
+    run.asked += 1
+    bench.discord.says("!gpu vision")
+    with contextlib.suppress(TimeoutError):
+        bench.host.wait(lambda: bench.discord.answers > before, ANSWER_SECONDS)
+    time.sleep(1)
+    run.answered += bench.discord.answers - before == 1
 
 
 # --- the verdict -------------------------------------------------------------------------------
@@ -313,6 +265,11 @@ def verdicts(run: RealRun, seconds_to_end: float) -> list[tuple[str, str, bool]]
         ("moves", str(lines[-1]["moves"]), True),
         ("workers started", str(lines[-1]["workers"]), True),
         ("vision started by hand after it gave up", str(run.starts_by_hand), True),
+        (
+            "commands between the faults, answered once",
+            f"{run.answered} of {run.asked}",
+            run.answered == run.asked,
+        ),
         ("end after it was asked for", f"{seconds_to_end:.1f} s", seconds_to_end < 5),
         ("tracebacks in the log", run.traceback or "none", not run.traceback),
     ]

@@ -1,6 +1,8 @@
-"""The bot's process as the soak runs it: everything of it but the connection to Discord.
+"""The bot's process as the faults meet it: ``danzar``, on the stand-in for Discord at ``URL``.
 
-Started by ``benchmarks.soak`` with the stand-in driver; prints one JSON line a second about itself.
+    python -m benchmarks.soak_host URL SECONDS run --config PATH
+
+The whole program, which prints a JSON line about itself every ``SECONDS``.
 """
 
 from __future__ import annotations
@@ -11,37 +13,42 @@ import json
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
+from bot.__main__ import main as danzar  # isort: split
+
 import psutil
+from discord.gateway import DiscordWebSocket
+from discord.http import Route
 
-import bot.client  # what discord.py weighs belongs to the bot
-from bot import logs
-from bot import settings as configuration
-from bot.context import AppContext, open_context
-from danzar_gpu import ProbeError, open_probe
-from danzar_gpu.history import Sample
-
-assert bot.client.DanzarBot
-
-
-async def main(config: Path) -> None:
-    settings = configuration.load(config)
-    logs.configure("WARNING")
-    async with open_context(settings, open_probe("auto")) as context:
-        watch = asyncio.create_task(report(context))
-        worst = asyncio.create_task(feel_delay())
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            if line.strip() == "end":
-                break
-            # As a person would after reading the words.
-            await context.vision.start()
-        watch.cancel()
-        worst.cancel()
-
+import bot.client
+from bot.context import AppContext
+from bot.exits import Exit
+from bot.vision.reports import FrameReport
+from danzar_gpu import ProbeError
+from tests.bot.fake_discord import addresses
 
 delays: list[float] = []
+
+
+def main() -> int:
+    url, seconds, *command = sys.argv[1:]
+    Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY = addresses(url)
+    run_on_discord = bot.client.run_on_discord
+
+    async def and_report(context: AppContext, token: str, stop: asyncio.Event) -> Exit:
+        watching = [
+            asyncio.create_task(report(context, float(seconds))),
+            asyncio.create_task(feel_delay()),
+        ]
+        try:
+            return await run_on_discord(context, token, stop)
+        finally:
+            for task in watching:
+                task.cancel()
+
+    bot.client.run_on_discord = and_report
+    return danzar(command)
 
 
 async def feel_delay() -> None:
@@ -52,21 +59,21 @@ async def feel_delay() -> None:
         delays.append(time.perf_counter() - began - 0.02)
 
 
-async def report(context: AppContext) -> None:
+async def report(context: AppContext, seconds: float) -> None:
     me = psutil.Process()
-    frames = 0
+    frames = analysed = 0
 
-    def count(_: object) -> None:
-        nonlocal frames
+    def count(seen: FrameReport) -> None:
+        nonlocal frames, analysed
         frames += 1
+        analysed += "yolo" in seen.devices
 
     context.vision.subscribe(count)
     manager, vision = context.gpu_memory_manager, context.vision
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(seconds)
         with contextlib.suppress(ProbeError):  # the manager tells it: ``error`` below
             await manager.refresh(max_age=0.5)  # somebody looks
-        week: list[Sample] = await manager.samples(time.time() - 600)
         late, delays[:] = sorted(delays) or [0.0], []
         line: dict[str, Any] = {
             "rss": me.memory_info().rss,
@@ -76,22 +83,23 @@ async def report(context: AppContext) -> None:
             "late_p99": late[int(len(late) * 0.99)],
             "late_worst": late[-1],
             "frames": frames,
+            "analysed": analysed,
             "workers": vision.worker_starts,
             "worker": vision.worker_pid,
             "state": vision.state,
             "reason": vision.state_reason,
             "models": {name: s.state for name, s in vision.services.items()},
+            "device": vision.services["yolo"].device,
+            "why_model": vision.services["yolo"].reason,
             "cards": [d.index for d in manager.snapshot.devices] if manager.snapshot else [],
             "error": manager.last_error,
             "faults": list(manager.snapshot.faults) if manager.snapshot else [],
             "storage": manager.storage_trouble,
-            "samples": len(week),
-            "events": len(manager.events),
+            "online": context.client is not None and context.client.online,
             "moves": sum(e.kind == "moved" for e in manager.events),
-            "leases": len(manager.leases),
         }
         print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    sys.exit(main())

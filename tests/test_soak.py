@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.host import RealRun
 from benchmarks.reliability import BEGIN, END, Row, as_table
-from benchmarks.soak import GROWTH, RealRun, growth, verdicts, virtual_run
+from benchmarks.soak import GROWTH, growth, verdicts, virtual_run
 
 ROOT = Path(__file__).parents[1]
 
