@@ -203,10 +203,7 @@ class GPUMemoryConfig(BaseModel):
         ge=0,
         le=3600,
         title="Cooldown after a move",
-        description=(
-            "A model that had to leave a card does not return to it sooner; doubled each time it "
-            "has to leave again within ten minutes."
-        ),
+        description="A model that had to leave a card does not return to it sooner.",
     )
 
     @field_validator("main_llm_processes")

@@ -69,8 +69,6 @@ class LeaseRecord:
     target_reason: str = ""
     left_at: dict[str, float] = field(default_factory=dict[str, float])
     """When it last had to leave a card, by UUID: the cooldown counts from there."""
-    expulsions: dict[str, int] = field(default_factory=dict[str, int])
-    """How often in a row it had to leave a card soon after it came: the cooldown doubles."""
     short_stays: set[str] = field(default_factory=set[str])
     """Cards from which it was last sent away soon after it came."""
     better_since: float | None = None
@@ -159,12 +157,7 @@ class Ledger:
         """The same leases, to plan with: changes to it change nothing here."""
         twin = Ledger()
         twin._leases = {
-            key: replace(
-                r,
-                left_at=dict(r.left_at),
-                expulsions=dict(r.expulsions),
-                short_stays=set(r.short_stays),
-            )
+            key: replace(r, left_at=dict(r.left_at), short_stays=set(r.short_stays))
             for key, r in self._leases.items()
         }
         twin._contexts = dict(self._contexts)
@@ -214,8 +207,6 @@ class Ledger:
             return
         if forced:
             soon = now - record.landed_at < SETTLED_SECONDS
-            before = record.expulsions.get(record.uuid, 0) if soon else 0
-            record.expulsions[record.uuid] = before + 1
             (record.short_stays.add if soon else record.short_stays.discard)(record.uuid)
         record.left_at[record.uuid] = now
 

@@ -131,7 +131,11 @@ class _Planner:
         self._outlook = outlook
 
     def relieve(self, room: Room, missing: int, excess: int) -> None:
-        """Evict just the deficit: the least important first, among equals the largest relief."""
+        """Evict just the deficit: the least important first, among equals the largest relief.
+
+        Unless others, who have room on another card, will do: a move takes a moment, the CPU
+        takes long.
+        """
         uuid = room.device.uuid
         leaving = sum(
             r.request.need.model_bytes
@@ -142,7 +146,14 @@ class _Planner:
             (r for r in self._ledger if r.uuid == uuid and not r.moving),
             key=lambda r: (r.request.priority, -r.request.need.model_bytes, r.lease_id),
         )
-        for record in _just_enough(candidates, max(missing, excess) - leaving):
+        short = max(missing, excess) - leaving
+        chosen = _just_enough(candidates, short)
+        if not all(map(self._may_move_over, chosen)):
+            movable = [r for r in candidates if self._may_move_over(r)]
+            instead = _just_enough(movable, short)
+            if sum(r.request.need.model_bytes for r in instead) >= short:
+                chosen = instead
+        for record in chosen:
             if missing > 0:
                 why = f"{room.device.label} is short of {gib(missing):.1f}GB{_whose(room)}"
             else:
@@ -151,6 +162,10 @@ class _Planner:
                     f"{gib(room.vision_limit):.1f}GB allowed"
                 )
             self._expel(record, why, {uuid})
+
+    def _may_move_over(self, record: LeaseRecord) -> bool:
+        """Whether another card has room for it."""
+        return self._choice(record, cooling(record, self._config, self._now)) is not None
 
     def rescue(self) -> None:
         """Whoever was on a card that is gone has to be elsewhere."""
@@ -352,7 +367,7 @@ def _wait(
 
     Where it never had to leave a moment will do. A model that had stayed for long before it had
     to leave returns soon, if there is a margin; one that was sent away soon after it came waits
-    longer each time, and does not leave another card for that one.
+    for the whole dwell, and does not leave another card for that one.
     """
     dwell = config.return_dwell_seconds
     left = record.left_at.get(uuid)
@@ -365,9 +380,7 @@ def _wait(
         patience, since = dwell, record.roomy_since
     elif fresh:
         patience = min(FIRST_DWELL_SECONDS, dwell)
-    elif hurried:
-        patience = dwell * 2 ** min(record.expulsions.get(uuid, 1) - 1, 2)
-    elif roomy:
+    elif roomy and not hurried:
         patience, since = dwell / 3, record.roomy_since
     else:
         patience = dwell
@@ -384,14 +397,6 @@ def _just_enough(candidates: list[LeaseRecord], missing: int) -> list[LeaseRecor
             break
         chosen.append(record)
         freed += record.request.need.model_bytes
-    least = candidates[0].request.priority if candidates else 0
-    enough = [
-        r
-        for r in candidates
-        if r.request.priority == least and r.request.need.model_bytes >= missing
-    ]
-    if enough:
-        return [min(enough, key=lambda r: r.request.need.model_bytes)]
     # Whoever was taken before a larger one made it needless may stay.
     for record in list(chosen):
         if freed - record.request.need.model_bytes >= missing:
@@ -406,15 +411,7 @@ def _whose(room: Room) -> str:
     return ""
 
 
-def cooldown(expulsions: int, config: GPUMemoryConfig) -> float:
-    """Seconds before a return to a card that it had to leave so many times in a row."""
-    return config.move_cooldown_seconds * 2 ** min(expulsions - 1, 2)
-
-
 def cooling(record: LeaseRecord, config: GPUMemoryConfig, now: float) -> set[str]:
     """Cards (UUIDs) that a lease left too recently to go back there."""
-    return {
-        uuid
-        for uuid, left in record.left_at.items()
-        if now - left < cooldown(max(1, record.expulsions.get(uuid, 1)), config)
-    }
+    cooldown = config.move_cooldown_seconds
+    return {uuid for uuid, left in record.left_at.items() if now - left < cooldown}
