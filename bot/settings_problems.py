@@ -13,8 +13,11 @@ from bot.yaml_document import Problem, Where, dotted
 
 LONGEST_VALUE = 60
 
-_PASSWORD = re.compile(r"//.*@", re.DOTALL)
-"""What may stand in an address before its host."""
+_SECRETS = (
+    (re.compile(r":.*@", re.DOTALL), ":...@"),
+    (re.compile(r"(:.*?\?).*", re.DOTALL), r"\1..."),
+)
+"""Name and password before an address's host, and its query."""
 
 
 def problems_of(
@@ -115,7 +118,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ""
     if isinstance(value, str):
-        value = _PASSWORD.sub("//...@", value)
+        for secret, shown in _SECRETS:
+            value = secret.sub(shown, value)
     words = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return words if len(words) <= LONGEST_VALUE else ""
 

@@ -537,6 +537,8 @@ def test_a_refused_address_keeps_its_password_to_itself() -> None:
         "gpu_memory: {main_llm_endpoint: 'ftp://ada:s3cr@et@llm'}",
         "gpu_memory: {main_llm_endpoint: 'http://ada:s3cret@llm:0'}",
         "capture: {source: 'rtsp://ada:s3cret@camera/1'}",
+        "capture: {source: stream, url: 'rtsp:ada:s3cret@camera/1'}",
+        "capture: {source: stream, url: 'ftp://camera/1?user=ada&key=s3cret'}",
     ):
         with pytest.raises(SettingsError) as refused:
             parse(text)
