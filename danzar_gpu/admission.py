@@ -86,10 +86,20 @@ class Admission:
 
     # Readings
 
-    def observe(self, snapshot: MemorySnapshot, now: float, *, may_move: bool = True) -> None:
-        """A new reading: relieve cards that are short, let models return, serve the queue."""
+    def observe(
+        self,
+        snapshot: MemorySnapshot,
+        now: float,
+        *,
+        may_move: bool = True,
+        llm_unheard: bool = False,
+    ) -> None:
+        """A new reading: relieve cards that are short, let models return, serve the queue.
+
+        ``llm_unheard``: only the LLM's server could say what the LLM holds, and does not.
+        """
         self.snapshot = snapshot
-        self._skeptic.look(snapshot, self.ledger, self.config, now)
+        self._skeptic.look(snapshot, self.ledger, self.config, now, llm_unheard=llm_unheard)
         state = self._state(snapshot, now) if may_move else None
         if state is not None and state == self._quiet:
             return  # the same figures, and nothing that time alone would change

@@ -7,6 +7,7 @@ OpenAI protocol tell names (``GET /v1/models``).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,9 @@ from typing import Any, cast
 import aiohttp
 
 TIME_LIMIT_SECONDS = 2.0
+ASKED_EVERY_SECONDS = 5.0
+PATIENCE_SECONDS = 0.25
+"""A reading of the cards waits no longer for the server."""
 MOST_BYTES = 1 << 20
 
 
@@ -43,9 +47,39 @@ class LlmServerState:
         return ", ".join(model.name for model in self.models)
 
 
+class LlmServer:
+    """The server's newest word. It is asked now and then, and a slow one keeps nobody waiting."""
+
+    def __init__(self) -> None:
+        self.state: LlmServerState | None = None
+        self._asking: asyncio.Task[LlmServerState] | None = None
+
+    async def hear(self, endpoint: str, now: float) -> LlmServerState | None:
+        """Its newest answer; while it thinks the one before; ``None``: there was none yet."""
+        known = self.state
+        if self._asking is None and (known is None or now - known.read_at >= ASKED_EVERY_SECONDS):
+            self._asking = asyncio.create_task(ask_server(endpoint, now), name="llm-server")
+        asking = self._asking
+        if asking is not None:
+            await asyncio.wait({asking}, timeout=PATIENCE_SECONDS)
+            if asking.done() and asking is self._asking:
+                self.state, self._asking = asking.result(), None
+        return self.state
+
+    def forget(self) -> None:
+        """What was said counts no more, nor what is about to be."""
+        if self._asking is not None:
+            self._asking.cancel()
+        self.state = self._asking = None
+
+
 async def ask_server(endpoint: str, now: float) -> LlmServerState:
-    """What runs at ``endpoint`` (``http://127.0.0.1:11434``). Never raises; takes 2 s at most."""
-    base = endpoint.rstrip("/")
+    """What runs at ``endpoint`` (``http://127.0.0.1:11434``). Never raises; takes 2 s at most.
+
+    An endpoint may end in ``/v1``, as OpenAI's clients write it.
+    """
+    base = endpoint.rstrip("/").removesuffix("/v1")
+    why = "it speaks neither Ollama's nor OpenAI's protocol"
     limit = aiohttp.ClientTimeout(total=TIME_LIMIT_SECONDS)
     try:
         async with aiohttp.ClientSession(timeout=limit, trust_env=False) as session:
@@ -54,13 +88,17 @@ async def ask_server(endpoint: str, now: float) -> LlmServerState:
                     if response.status == 404:
                         continue
                     if response.status != 200:
-                        return LlmServerState(now, error=f"it answered {response.status}")
-                    return LlmServerState(now, read(await _json(response)))
-    except RecursionError:
-        return LlmServerState(now, error="its answer is nested too deeply")
+                        why = f"it answered {response.status}"
+                        if response.status >= 500:
+                            break
+                        continue
+                    try:
+                        return LlmServerState(now, read(await _json(response)))
+                    except ValueError as error:
+                        why = str(error)  # LM Studio answers 200 to what it does not know
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-        return LlmServerState(now, error=str(error) or "it did not answer in time")
-    return LlmServerState(now, error="it speaks neither Ollama's nor OpenAI's protocol")
+        why = str(error) or "it did not answer in time"
+    return LlmServerState(now, error=why)
 
 
 async def _json(response: aiohttp.ClientResponse) -> Any:
@@ -70,7 +108,12 @@ async def _json(response: aiohttp.ClientResponse) -> Any:
         found += chunk
         if len(found) > MOST_BYTES:
             raise ValueError("its answer is too long")
-    return json.loads(found)
+    try:
+        return json.loads(found)
+    except RecursionError:
+        raise ValueError("its answer is nested too deeply") from None
+    except ValueError:
+        raise ValueError("its answer is not JSON") from None
 
 
 def _ollama_models(answer: Any) -> tuple[LoadedModel, ...]:
@@ -92,4 +135,4 @@ def _rows(answer: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _size(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None

@@ -26,7 +26,7 @@ from danzar_gpu.holders import Holding, Shares, holdings_of, shares_of
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
-from danzar_gpu.llm_server import LlmServerState, ask_server
+from danzar_gpu.llm_server import LlmServer, LlmServerState
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
 from danzar_gpu.placement import Placement
@@ -43,7 +43,6 @@ CALM_LISTS_SECONDS = 60.0
 TENSE_LISTS_SECONDS = 5.0
 STORED_EVERY_SECONDS = 10.0
 """Under pressure readings come each second; the file needs fewer."""
-SERVER_ASKED_EVERY_SECONDS = 5.0
 PICTURE_POINTS = 600
 """A longer history is thinned out before it is read; the fullest readings stay."""
 HISTORY_DAMAGED = "history-damaged"
@@ -76,8 +75,9 @@ class GPUMemoryManager:
         self.history: deque[MemorySnapshot] = deque(maxlen=config.history_samples)
         self.events: deque[Event] = deque(maxlen=500)
         self.last_error: str | None = None
-        self.llm_server: LlmServerState | None = None
-        """What the LLM's server last said, where ``main_llm_endpoint`` is set."""
+        self._llm_server = LlmServer()
+        self._llm_unheard = False
+        """Whether only the LLM's server could say what the LLM holds, and does not."""
         self.learned_reservation: LearnedReservation | None = None
         """With ``main_llm_memory_reservation_gb: auto``: what was learned, and why."""
         self._store = store
@@ -132,6 +132,7 @@ class GPUMemoryManager:
             return
         self._closed = True
         self._monitor.stop()
+        self._llm_server.forget()
         for lease in tuple(self._leases.values()):
             self.release(lease)
         self._reader.close()
@@ -178,6 +179,11 @@ class GPUMemoryManager:
     def reading_age(self) -> float | None:
         """Seconds since the newest reading; ``None`` before the first."""
         return None if self._raw is None else max(0.0, self._clock() - self._raw.taken_at)
+
+    @property
+    def llm_server(self) -> LlmServerState | None:
+        """What the LLM's server last said, where ``main_llm_endpoint`` is set."""
+        return self._llm_server.state
 
     @property
     def storage_trouble(self) -> str | None:
@@ -251,7 +257,12 @@ class GPUMemoryManager:
                 self._note("utilization-normal", alert.text)
         self._settlings.look(snapshot, self._clock())
         self._see_residues(snapshot)
-        self._admission.observe(snapshot, self._clock(), may_move=self._monitor.running)
+        self._admission.observe(
+            snapshot,
+            self._clock(),
+            may_move=self._monitor.running,
+            llm_unheard=self._llm_unheard,
+        )
         for lease in self.leases:
             if (need := lease.resized()) is not None:
                 self._keep_footprint(lease, need)
@@ -265,18 +276,20 @@ class GPUMemoryManager:
     async def _with_servers_word(self, raw: MemorySnapshot) -> MemorySnapshot:
         """Where the driver names no processes, what the LLM's server says it holds."""
         endpoint = self.config.main_llm_endpoint
+        self._llm_unheard = False
         if endpoint is None:
             return raw
-        known = self.llm_server
-        if known is None or self._clock() - known.read_at >= SERVER_ASKED_EVERY_SECONDS:
-            known = self.llm_server = await ask_server(endpoint, self._clock())
+        known = await self._llm_server.hear(endpoint, self._clock())
         device = raw.device(self.config.main_llm_index)
-        if device is None or not known.vram_bytes:
+        if device is None:
             return raw
         # In a container the driver names what runs there, our own worker, and nobody else.
         named = [p for p in device.processes or () if p.used_bytes is not None]
         if any(self._ledger.holder_of(p.pid) is None for p in named):
             return raw  # the driver keeps accounts: its word counts
+        self._llm_unheard = known is None or known.error is not None
+        if known is None or not known.vram_bytes:
+            return raw
         name = self.config.main_llm_processes[0] if self.config.main_llm_processes else "llm"
         unnamed = device.reserved_bytes - sum(p.used_bytes or 0 for p in named)
         held = min(known.vram_bytes, max(0, unnamed))
@@ -817,7 +830,7 @@ class GPUMemoryManager:
             raise
         self._reader.time_limit = config.probe_timeout_seconds
         if config.main_llm_endpoint != before.main_llm_endpoint:
-            self.llm_server = None
+            self._llm_server.forget()
         if config.history_samples != before.history_samples:
             self.history = deque(self.history, maxlen=config.history_samples)
             self._samples = deque(self._samples, maxlen=4 * config.history_samples)

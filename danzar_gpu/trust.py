@@ -48,21 +48,28 @@ class Skeptic:
         self.doubts: dict[str, str] = {}
         self.llm_likely: dict[str, int] = {}
         self._listed: dict[str, tuple[int, int]] = {}
-        """By UUID at the last list of processes: (LLM's bytes, bytes that are not ours)."""
+        """By UUID at the last list of processes, less what left since: (LLM's bytes, bytes that
+        are not ours)."""
         self._gave_up: dict[str, tuple[float, int]] = {}
         """By UUID: when the LLM was last seen to hold less, and how much less."""
 
     def look(
-        self, snapshot: MemorySnapshot, ledger: Ledger, config: GPUMemoryConfig, now: float
+        self,
+        snapshot: MemorySnapshot,
+        ledger: Ledger,
+        config: GPUMemoryConfig,
+        now: float,
+        *,
+        llm_unheard: bool = False,
     ) -> None:
-        """Judge a new reading."""
+        """Judge a new reading. ``llm_unheard``: its list of processes says nothing of the LLM."""
         self.doubts.clear()
         for device in snapshot.devices:
             doubt = self._doubt(device, ledger, now)
             if doubt:
                 self.doubts[device.uuid] = doubt
             elif device.index == config.main_llm_index:
-                self._remember(device, ledger, config, now)
+                self._remember(device, ledger, config, now, listed=not llm_unheard)
 
     def _doubt(self, device: DeviceMemory, ledger: Ledger, now: float) -> str:
         age = max(device.age_seconds, now - device.read_at)
@@ -81,20 +88,28 @@ class Skeptic:
         return ""
 
     def _remember(
-        self, device: DeviceMemory, ledger: Ledger, config: GPUMemoryConfig, now: float
+        self,
+        device: DeviceMemory,
+        ledger: Ledger,
+        config: GPUMemoryConfig,
+        now: float,
+        *,
+        listed: bool,
     ) -> None:
         foreign = max(0, device.reserved_bytes - _ours(device, ledger))
         held, before = self._listed.get(device.uuid, (0, 0))
-        if device.processes is not None:
-            listed = held
+        if listed and device.processes is not None:
+            had = held
             held = sum(p.used_bytes or 0 for p in device.processes if config.is_llm_process(p.name))
-            if held < listed:
-                self._gave_up[device.uuid] = (now, listed - held)
+            if held < had:
+                self._gave_up[device.uuid] = (now, had - held)
             self._listed[device.uuid] = (held, foreign)
             self.llm_likely[device.uuid] = held + self._on_its_way(device, now)
             return
-        # Whatever left since may have been the LLM's.
-        self.llm_likely[device.uuid] = max(0, held - max(0, before - foreign))
+        # Whatever left since may have been the LLM's; whatever came, somebody else's.
+        likely = max(0, held - max(0, before - foreign))
+        self.llm_likely[device.uuid] = likely
+        self._listed[device.uuid] = (likely, min(before, foreign))
 
     def is_settled(self, now: float) -> bool:
         """Whether another look at the same figures would say the same."""

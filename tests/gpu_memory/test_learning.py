@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danzar_gpu import Footprint, GPUMemoryConfig, GPUMemoryManager
+from danzar_gpu import AdmissionRefused, Footprint, GPUMemoryConfig, GPUMemoryManager
 from danzar_gpu.history import SCHEMA_VERSION, HistoryStore, Measurement, percentile
 from danzar_gpu.learning import FootprintBook, PeakRecorder
 from danzar_gpu.llm_server import ask_server
@@ -232,6 +233,76 @@ async def test_in_a_container_our_own_worker_does_not_hide_the_llm() -> None:
         manager.holder_gone("vision", "it ended")
         await manager.refresh(max_age=0)
         assert manager.rooms()[0].outstanding == 8 * GIB
+        await manager.close()
+
+
+@pytest.mark.parametrize("endpoint", ["{}/v1", "{}/v1/", "{}"])
+async def test_a_server_that_answers_anything_to_what_it_does_not_know_is_asked_on(
+    endpoint: str,
+) -> None:
+    # As LM Studio does; and its address is mostly given as OpenAI's clients want it.
+    unknown = {"error": "Unexpected endpoint or method. (GET /api/ps)"}
+    async with server(api_ps=unknown, v1_models={"data": [{"id": "qwen2.5"}]}) as address:
+        state = await ask_server(endpoint.format(address), 1.0)
+    assert (state.names, state.error) == ("qwen2.5", None)
+
+
+@asynccontextmanager
+async def moody_server(mood: dict[str, Any]) -> AsyncIterator[str]:
+    """Ollama while ``mood`` says nothing else: ``status``, or ``busy`` until an event is set."""
+
+    async def handle(_: web.Request) -> web.StreamResponse:
+        if "busy" in mood:
+            await mood["busy"].wait()
+        return web.json_response(OLLAMA, status=mood.get("status", 200))
+
+    app = web.Application()
+    app.router.add_get("/api/ps", handle)
+    async with TestServer(app) as running:
+        yield str(running.make_url(""))
+
+
+async def test_a_server_that_fails_drives_nobody_out_and_lets_nobody_in() -> None:
+    rig = Rig(Card("A", total=16, programs={"": 7.5}))
+    mood: dict[str, Any] = {}
+    async with moody_server(mood) as address:
+        config = GPUMemoryConfig(main_llm_endpoint=address)
+        manager = GPUMemoryManager(config, NamelessProbe(rig.probe), clock=rig.clock)
+        await manager.start()
+        lease = await manager.acquire("yolo", Footprint.of_gb(1), policy="fail")
+        mood["status"] = 500
+        for _ in range(10):
+            rig.now += 6
+            await manager.refresh(max_age=0)
+        assert manager.llm_server is not None
+        assert manager.llm_server.error == "it answered 500"
+        assert lease.target is None
+        with pytest.raises(AdmissionRefused, match="reserved for main LLM"):
+            await manager.acquire("clip", Footprint.of_gb(0.3), policy="fail")
+        # The LLM's memory comes back, and somebody else takes more than was free before.
+        rig.cards[0].programs = {"": 0.5}
+        rig.now += 6
+        await manager.refresh(max_age=0)
+        rig.cards[0].programs = {"": 8.5}
+        rig.now += 6
+        await manager.refresh(max_age=0)
+        assert lease.target is not None
+        await manager.close()
+
+
+async def test_a_busy_server_keeps_no_reading_waiting() -> None:
+    rig = Rig(Card("A", programs={"": 7.5}), Card("B"))
+    mood: dict[str, Any] = {}
+    async with moody_server(mood) as address:
+        config = GPUMemoryConfig(main_llm_endpoint=address, enable_memory_monitoring=False)
+        manager = GPUMemoryManager(config, NamelessProbe(rig.probe), clock=rig.clock)
+        await manager.start()
+        mood["busy"] = asyncio.Event()
+        rig.now += 6
+        await asyncio.wait_for(manager.refresh(max_age=0), 1.5)
+        # Its last word counts while it thinks.
+        assert manager.rooms()[0].outstanding == pytest.approx(gb(0.5), abs=2)
+        mood["busy"].set()
         await manager.close()
 
 
