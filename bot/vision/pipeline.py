@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from bot.vision.clip import ClipService
 from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.service import HOLDER, ModelService, ServiceStatus
+from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.trimming import Trimmer
 from bot.vision.watchdog import Verdict, Watched, watch_over
 from bot.vision.worker.handle import (
@@ -56,9 +56,6 @@ from danzar_gpu.idle_context import ContextGuard
 
 log = logging.getLogger(__name__)
 
-BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
-MOST_FAILURES = 5
-FAILURE_WINDOW_SECONDS = 600.0
 ASK_SECONDS = 30.0
 PICTURE_SECONDS = 10.0
 
@@ -120,7 +117,7 @@ class VisionPipeline:
         self._worker: WorkerHandle | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
-        self._failures: deque[float] = deque()
+        self._failures = Setbacks()
         self._planned: Verdict | None = None
         """Why the worker is replaced on purpose, which is no failure."""
         self._context_guard = ContextGuard()
@@ -194,7 +191,8 @@ class VisionPipeline:
             if missing := missing_packages():
                 self._without_packages(why_no_vision(missing))
             elif self._supervisor is None or self._supervisor.done():
-                self._failures.clear()
+                for setbacks in (self._failures, *(s.setbacks for s in self._services.values())):
+                    setbacks.clear()
                 self._up.clear()
                 self._set("starting", "the vision worker starts")
                 self.ended = asyncio.get_running_loop().create_future()
@@ -410,15 +408,10 @@ class VisionPipeline:
             if self._planned is not None:
                 self._begin_anew(self._planned)
                 continue
-            now = self._clock()
-            self._failures.append(now)
-            while now - self._failures[0] > FAILURE_WINDOW_SECONDS:
-                self._failures.popleft()
-            failed = len(self._failures)
-            if self._every_frame or failed >= MOST_FAILURES:
+            delay = self._failures.one_more(self._clock())
+            if self._every_frame or delay is None:
                 self._give_up(why)
                 return
-            delay = BACKOFF_SECONDS[min(failed, len(BACKOFF_SECONDS)) - 1]
             self._set("starting", f"{why}; it is started again in {delay:g} s")
             log.warning("%s; it is started again in %g s", why, delay)
             self._up.set()
@@ -430,8 +423,7 @@ class VisionPipeline:
         else:
             self._set(
                 "failed",
-                f"vision is off after {MOST_FAILURES} failures in "
-                f"{FAILURE_WINDOW_SECONDS / 60:g} minutes: {why}; "
+                f"vision is off after {TOO_MANY}: {why}; "
                 f"{self._command('vision start')} tries again",
             )
         log.error("%s", self._reason)

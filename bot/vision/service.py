@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 from bot.settings import Settings
 from bot.vision.model_files import FileRefused
 from bot.vision.reports import FrameReport
+from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.worker.handle import WorkerGone, WorkerHandle, WorkerRefused
 from bot.vision.worker.protocol import (
     ClipSpec,
@@ -156,6 +157,8 @@ class ModelService(ABC):
         self._ran_at: float | None = None
         self._landed_at = 0.0
         self._trouble: asyncio.Queue[ModelFell | ModelBroke] = asyncio.Queue()
+        self.setbacks = Setbacks()
+        """How often it broke at its work."""
         self.may_rest = True
         """Whether it may be parked; not where each frame of a film has to be seen."""
         self.settled = asyncio.Event()
@@ -302,9 +305,8 @@ class ModelService(ABC):
                 break
             if isinstance(event, ModelBroke):
                 self._in_worker = False
-                self._set("failed", event.words)
                 lease.release()
-                return False
+                return await self._again(event.words)
             if isinstance(event, ModelFell) and event.device is None:
                 self._in_worker = False
                 self._set("waiting", event.words)
@@ -328,6 +330,19 @@ class ModelService(ABC):
                 await asyncio.sleep(RETRY_SECONDS)
                 return True
         return False
+
+    async def _again(self, words: str) -> bool:
+        """The model broke at its work: whether, after a pause, it is to be loaded once more."""
+        delay = self.setbacks.one_more(self._clock())
+        if delay is None:
+            prefix = self.settings.discord.prefix
+            retry = f"`{prefix}vision stop` and `{prefix}vision start` try again"
+            self._set("failed", f"{TOO_MANY}: {words}; {retry}")
+            return False
+        self._set("waiting", f"{words}; it is loaded again in {delay:g} s")
+        log.warning("%s: %s", self.title, self._reason)
+        await asyncio.sleep(delay)
+        return True
 
     async def _park(self, worker: WorkerHandle, lease: Lease) -> None:
         """Nothing was to be seen for long: the card's memory goes back, the host copy stays."""

@@ -106,7 +106,7 @@ async def test_a_dead_worker_is_replaced_and_its_leases_are_released(
 async def test_a_worker_that_always_dies_ends_in_words(
     yolo_file: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.vision.pipeline.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("bot.vision.setbacks.BACKOFF_SECONDS", (0.0,))
 
     async def dies(threads: int, listener: object) -> None:
         raise OSError("no such interpreter")

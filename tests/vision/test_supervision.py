@@ -33,7 +33,7 @@ NOWHERE = YoloSpec(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.vision.pipeline.BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr("bot.vision.setbacks.BACKOFF_SECONDS", (0.0,))
     monkeypatch.setattr("bot.vision.watchdog.PING_SECONDS", 0.02)
 
 
@@ -62,6 +62,35 @@ async def test_a_worker_that_grows_is_replaced_and_a_loop_of_it_ends_in_words(
         assert pipeline.worker_starts == started == 5, "it does not go on trying"
         await pipeline.start()
         assert pipeline.worker_starts > started, "a person's word makes it try again"
+
+
+async def test_a_model_that_breaks_is_loaded_again_and_a_loop_of_it_ends_in_words(
+    tmp_path: Path,
+) -> None:
+    defect = 3
+
+    def fails(model: ScriptedModel, numbers: list[int]) -> None:
+        # A blank picture is the trial at its loading.
+        if numbers != [0] and len(model.batches) <= defect:
+            raise ValueError("no good")
+
+    settings = stub(tmp_path, capture={"source": "scene", "fps": 50}, yolo={"processing_fps": 50})
+    async with running(
+        settings, worker_factory=inline(ScriptedModel("yolo", fail=fails))
+    ) as pipeline:
+        manager = manager_of(pipeline)
+        await until(lambda: pipeline.services["yolo"].frames, "frames after the second loading")
+        assert pipeline.worker_starts == 1
+        defect = 1 << 60
+        await until(lambda: pipeline.services["yolo"].state == "failed", "giving up")
+        assert pipeline.services["yolo"].reason.startswith("5 failures in 10 minutes: yolo failed")
+        assert "`!vision start` try again" in pipeline.services["yolo"].reason
+        assert manager.leases == ()
+        assert pipeline.state == "running", "the other model may go on"
+        defect = 0
+        await pipeline.stop()
+        await pipeline.start()
+        await until(lambda: pipeline.services["yolo"].state == "running", "a person's start")
 
 
 async def test_a_card_that_comes_is_used_and_is_no_failure(tmp_path: Path) -> None:

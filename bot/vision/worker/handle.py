@@ -273,10 +273,15 @@ class ProcessWorker(WorkerHandle):
     async def _drain_stderr(self) -> None:
         pipe = self._process.stderr
         assert pipe is not None
+        begun = b""
         while chunk := await pipe.read(8192):
-            for line in chunk.decode("utf-8", "replace").splitlines():
-                self._stderr.append(line.strip()[:500])
-                log.debug("worker: %s", line.strip()[:500])
+            # A crash writes its stacks in pieces of lines.
+            *lines, begun = (begun + chunk).split(b"\n")
+            begun = begun[:8192]
+            for line in (line.decode("utf-8", "replace").strip()[:500] for line in lines):
+                self._stderr.append(line)
+                log.debug("worker: %s", line)
+        self._stderr.append(begun.decode("utf-8", "replace").strip()[:500])
 
     async def kill(self, why: str) -> None:
         if self.alive:
