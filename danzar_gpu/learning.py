@@ -126,9 +126,16 @@ class PeakRecorder:
         peak = percentile(self._by_hour.values(), PEAK_SHARE)
         # Never below what it holds in its present hour: it is using that now.
         latest = self._by_hour[max(self._by_hour)]
-        size = min(max(int(max(peak, latest) * PEAK_MARGIN), lower), upper)
+        wish = int(max(peak, latest) * PEAK_MARGIN)
+        size = min(max(wish, lower), upper)
+        bound = ""
+        if size > wish:
+            bound = "; main_llm_reservation_min_gb asks for more"
+        elif size < wish:
+            whose = "the card has" if upper == total_bytes else "main_llm_reservation_max_gb allows"
+            bound = f"; {whose} no more"
         return LearnedReservation(
             size,
             f"{gib(size):.1f}GB: the LLM's peak of {gib(max(peak, latest)):.1f}GB in {hours} "
-            "hours, and a tenth more",
+            f"hours, and a tenth more{bound}",
         )

@@ -90,6 +90,37 @@ def test_a_learned_reservation_never_leaves_its_bounds(seen: list[tuple[int, flo
     assert 2 * GIB <= peaks.reservation(AUTO, 24 * GIB).size_bytes <= 24 * GIB
 
 
+@pytest.mark.parametrize(
+    ("peak", "bounds", "why"),
+    [
+        (6.0, {}, "6.6GB: the LLM's peak of 6.0GB in 3 hours, and a tenth more"),
+        (
+            1.0,
+            {},
+            "2.0GB: the LLM's peak of 1.0GB in 3 hours, and a tenth more; "
+            "main_llm_reservation_min_gb asks for more",
+        ),
+        (
+            9.0,
+            {"main_llm_reservation_max_gb": 7.0},
+            "7.0GB: the LLM's peak of 9.0GB in 3 hours, "
+            "and a tenth more; main_llm_reservation_max_gb allows no more",
+        ),
+        (
+            11.5,
+            {},
+            "12.0GB: the LLM's peak of 11.5GB in 3 hours, and a tenth more; the card has no more",
+        ),
+    ],
+)
+def test_what_was_learned_is_said_with_the_bound_that_cut_it(
+    peak: float, bounds: dict[str, float], why: str
+) -> None:
+    config = AUTO.model_copy(update=bounds)
+    recorder = PeakRecorder([(hour, gb(peak)) for hour in range(3)])
+    assert recorder.reservation(config, gb(12)).reason == why
+
+
 async def test_auto_is_said_and_used() -> None:
     llm = Card("A", programs={"ollama": 4.0})
     async with Rig(llm, Card("B"), main_llm_memory_reservation_gb="auto") as rig:
