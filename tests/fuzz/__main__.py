@@ -12,9 +12,11 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from tests.fuzz.seeds import seeds
+from tests.fuzz.structure import mutated
 
 NAMES = (
     "chats",
@@ -26,6 +28,7 @@ NAMES = (
     "question",
     "trace",
 )
+DOCUMENTS = frozenset({"chats", "configuration", "messages", "trace"})
 
 
 def main() -> None:
@@ -50,7 +53,19 @@ def main() -> None:
             "-max_len=8192",
             "-rss_limit_mb=2048",
         ]
-        atheris.Setup([sys.argv[0], *options, corpus], TARGETS[arguments.target])
+
+        def mutate(data: bytes, most: int, seed: int) -> bytes:
+            random = Random(seed)
+            changed = mutated(data, random) if random.random() < 0.7 else None
+            if changed is None or len(changed) > most:
+                return atheris.Mutate(data, most)
+            return changed
+
+        atheris.Setup(
+            [sys.argv[0], *options, corpus],
+            TARGETS[arguments.target],
+            custom_mutator=mutate if arguments.target in DOCUMENTS else None,
+        )
         atheris.Fuzz()
 
 

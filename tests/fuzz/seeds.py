@@ -27,7 +27,7 @@ def seeds(target: str) -> list[bytes]:
             b'{"panels": {"\\ud800": {"a": 1}}}',
         ]
     if target == "history":
-        return [b"SQLite format 3\x00" + bytes(100), b""]
+        return [b"SQLite format 3\x00" + bytes(100), b"", *_databases()]
     return [
         b"1,5 GB",
         b"what does the **boss** do?",
@@ -44,6 +44,22 @@ def _pictures() -> list[bytes]:
         file = io.BytesIO()
         Image.new("RGB", (8, 6), (200, 30, 60)).save(file, kind)
         found.append(file.getvalue())
+    return found
+
+
+def _databases() -> list[bytes]:
+    """SQLite files of other programs, and one of a later Danzar; small, as a fuzzer likes them."""
+    import sqlite3
+    import tempfile
+
+    found: list[bytes] = []
+    for statement in ("PRAGMA user_version = 99", "CREATE TABLE events (x)"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "other.sqlite3"
+            database = sqlite3.connect(path)
+            database.executescript(f"PRAGMA page_size = 512; {statement}; CREATE TABLE other (y)")
+            database.close()
+            found.append(path.read_bytes())
     return found
 
 

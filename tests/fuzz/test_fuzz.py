@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from random import Random
 
 import discord.ext.test as dpytest
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bot.client import DanzarBot
 from tests.fuzz.seeds import seeds
+from tests.fuzz.structure import mutated
 from tests.fuzz.targets import TARGETS
 
 QUICK = settings(
@@ -49,6 +51,18 @@ def test_what_was_changed_on_its_way_is_read_or_refused_in_words(
         length = data.draw(st.integers(0, 6))
         broken[place : place + length] = data.draw(st.binary(max_size=6))
     TARGETS[name](bytes(broken))
+
+
+@pytest.mark.parametrize("name", ["chats", "configuration", "messages", "trace"])
+@QUICK
+@given(seed=st.integers(), number=st.integers(0, 7))
+def test_a_document_with_odd_values_is_read_or_refused_in_words(
+    name: str, seed: int, number: int
+) -> None:
+    documents = seeds(name)
+    changed = mutated(documents[number % len(documents)], Random(seed))
+    if changed is not None:
+        TARGETS[name](changed)
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
