@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_WORKER = Path(__file__).resolve().parent / "in_worker"
 TOKEN = "MTAw.nobody.uses-this-token"
 END_SECONDS = 60.0
+MEANT = "failed on a frame|could not be dealt with|Attempting a reconnect"
+"""Log records that have a traceback on purpose: of a fault in a model, of discord.py."""
 Line = dict[str, Any]
 
 
@@ -126,10 +128,12 @@ class Host:
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
+        record = ""
         for line in self.process.stderr:
             self.log.append(line.rstrip("\n"))
-            if "Traceback (most recent call last)" in line:
-                self.run.traceback = self.run.traceback or "\n".join(self.log[-2:])
+            record = record if line.startswith(" ") else line.strip()
+            if "Traceback (most recent call last)" in line and not re.search(MEANT, record):
+                self.run.traceback = self.run.traceback or record
 
     @property
     def latest(self) -> Line:

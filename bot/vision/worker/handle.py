@@ -267,7 +267,9 @@ class ProcessWorker(WorkerHandle):
             stacks = list(self._stderr)[crash:]
             log.error("the vision worker crashed:\n%s", "\n".join(stacks))
             self._last_words = self._last_words or stacks[0].removeprefix(CRASH)
-        last = self._last_words or next((line for line in reversed(self._stderr) if line), "")
+        # Who is killed says nothing: its last line is about something else.
+        spoken = () if status == -KILLED else reversed(self._stderr)
+        last = self._last_words or next(filter(None, spoken), "")
         return f"the vision worker ended with {ended}{': ' + last if last else ''}"
 
     async def _drain_stderr(self) -> None:
