@@ -28,6 +28,7 @@ from bot.vision.worker.handle import WorkerGone, WorkerRefused
 PARTS = {
     # Name: (module, roughly how many seconds of a full run).
     "pipeline": ("benchmarks.parts.pipeline", 330),
+    "accuracy": ("benchmarks.parts.accuracy", 60),
     "preprocessing": ("benchmarks.parts.preprocessing", 15),
     "event-loop": ("benchmarks.parts.event_loop", 90),
     "startup": ("benchmarks.parts.startup", 80),

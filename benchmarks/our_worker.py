@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 from bot.settings import Settings
 from bot.vision.clip import ClipService
@@ -15,6 +16,7 @@ from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.probes.simulated import SimulatedProbe
 
+Precision = Literal["fastest", "f32"]
 LOAD_SECONDS = 600.0
 CPU = Destination(device="cpu")
 
@@ -26,11 +28,23 @@ class NotComparable(Exception):
 class OurWorker:
     """A worker with models in it."""
 
-    def __init__(self, worker: MeasuredWorker, settings: Settings, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        worker: MeasuredWorker,
+        settings: Settings,
+        names: Sequence[str],
+        precision: Precision = "fastest",
+    ) -> None:
         self.worker = worker
         self._settings = settings
         self._names = names
+        self._precision: Precision = precision
         self.placed: dict[str, Placed] = {}
+
+    @property
+    def backend(self) -> str:
+        """What computes, both models if they differ."""
+        return ", ".join(dict.fromkeys(placed.backend for placed in self.placed.values()))
 
     async def load(self, batch_size: int, destination: Destination = CPU) -> None:
         """Load the models, or load them again with another batch size."""
@@ -40,7 +54,10 @@ class OurWorker:
         for name in self._names:
             service = services[name](self._settings, manager)
             request = service.load_request(service.plan(), "cpu")
-            spec = request.spec.model_copy(update={"batch_size": batch_size})
+            computing = request.spec.computing.model_copy(update={"precision": self._precision})
+            spec = request.spec.model_copy(
+                update={"batch_size": batch_size, "computing": computing}
+            )
             changes = {"spec": spec, "destination": destination, "may_fall_to_cpu": False}
             placed = await self.worker.load(request.model_copy(update=changes))
             if any("it reports nothing" in note for note in placed.notes):
@@ -54,8 +71,8 @@ class OurWorker:
 
 @asynccontextmanager
 async def our_worker(
-    settings: Settings, names: Sequence[str], threads: int
+    settings: Settings, names: Sequence[str], threads: int, precision: Precision = "fastest"
 ) -> AsyncIterator[OurWorker]:
     """A worker without models yet, ended at the end."""
     async with measured_worker(threads, LOAD_SECONDS) as worker:
-        yield OurWorker(worker, settings, names)
+        yield OurWorker(worker, settings, names, precision)

@@ -71,6 +71,17 @@ def models(
     return yolo, clip
 
 
+def cpu_sides(cache: str, threads: int) -> list[tuple[Detector, Labeller]]:
+    """torch, then OpenVINO in each precision that is fast here, the fastest last."""
+    sides = [models(Computing(backend="torch"), CPU, threads)]
+    for precision in ("f32", "fastest"):
+        wish = Computing(backend="openvino", cache_folder=cache, precision=precision)
+        side = models(wish, CPU, threads)
+        if side[0].backend != sides[-1][0].backend:
+            sides.append(side)
+    return sides
+
+
 def measured(count: int, sides: Sequence[tuple[Detector, Labeller]]) -> dict[str, dict[str, float]]:
     """Score by backend: YOLO's mAP50 and CLIP's share of right first concepts."""
     found: list[list[Found]] = [[] for _ in sides]
@@ -121,13 +132,10 @@ def main() -> None:
     prepare()
     with tempfile.TemporaryDirectory() as folder:
         cache = str(arguments.cache or folder)
-        wishes = [
-            (Computing(backend="torch"), CPU),
-            (Computing(backend="openvino", cache_folder=cache), CPU),
-        ]
+        sides = cpu_sides(cache, arguments.threads)
         if arguments.card:
-            wishes.append((Computing(), Place(arguments.card, arguments.card)))
-        sides = [models(*wish, arguments.threads) for wish in wishes]
+            place = Place(arguments.card, arguments.card)
+            sides.append(models(Computing(), place, arguments.threads))
         scores = measured(arguments.scenes, sides)
     lines = table(scores, arguments.scenes)
     print("\n".join(lines))

@@ -66,13 +66,18 @@ class Case:
     which: str
     batch: int
     film: str
-    threads: str
-    """``default`` or ``equal``."""
+    mode: str
+    """``default``, ``equal`` threads, or ``f32``: default threads where bf16 is the default."""
+
+    @property
+    def threads(self) -> str:
+        return "equal" if self.mode == "equal" else "default"
 
     @property
     def words(self) -> str:
         together = "one by one" if self.batch == 1 else f"batches of {self.batch}"
-        return f"{self.models}, {TITLES[self.which]}, {together}, {self.film}"
+        precision = ", f32" if self.mode == "f32" else ""
+        return f"{self.models}, {TITLES[self.which]}, {together}, {self.film}{precision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +133,9 @@ class Group:
     def names(self) -> Sequence[str]:
         return ("yolo", "clip") if self.which == "both" else (self.which,)
 
-    @property
-    def backend(self) -> str:
-        """What computes, both models if they differ."""
-        placed = next(iter(self.ours.values())).placed
-        words = dict.fromkeys(p.backend for p in placed.values())
-        return ", ".join(words)
+    def peer(self, mode: str) -> str:
+        """Which plain process a mode of ours is compared with."""
+        return "default" if mode == "f32" else mode
 
 
 async def measure(run: Run) -> Result:
@@ -146,7 +148,13 @@ async def measure(run: Run) -> Result:
         f"{run.threads} threads each. All processes have the same niceness. *still*: each "
         "picture stays for ten frames."
     )
-    result.targets += targets(rows, bf16=describe().has_bf16)
+    bf16 = describe().has_bf16
+    if bf16:
+        result.notes.append(
+            "This processor has bf16, so Danzar takes it; the rows in f32 show what it does "
+            "where there is none."
+        )
+    result.targets += targets(rows, bf16=bf16)
     if export is not None:
         spread, backend = export
         result.targets.append(
@@ -196,6 +204,12 @@ async def _open(
 ) -> Group:
     """Start all processes of a group; one after another, so that none disturbs the other."""
     group = Group(models, which, destination)
+    if which == "both" and destination.device == "cpu" and describe().has_bf16:
+        tell(0.0, "starting (f32)")
+        group.threads["f32"] = Settings().vision.threads
+        group.ours["f32"] = await stack.enter_async_context(
+            our_worker(models.settings(run.folder), group.names, group.threads["f32"], "f32")
+        )
     for mode in thread_modes:
         tell(0.0, f"starting ({mode} threads)")
         count = Settings().vision.threads if mode == "default" else run.threads
@@ -240,38 +254,42 @@ async def _rows(
             loaded = batch
         path = folder / f"{film}.mp4"
         subjects: dict[str, Subject] = {}
-        for mode in group.ours:
+        # What f32 costs is told by one case.
+        modes = [m for m in group.ours if m != "f32" or (batch, film) == (1, "moving")]
+        for mode in modes:
             subjects[f"ours {mode}"] = group.our_pass(mode, path)
-            subjects[f"plain {mode}"] = group.plain_pass(mode, path, batch)
+            peer = group.peer(mode)
+            subjects[f"plain {peer}"] = group.plain_pass(peer, path, batch)
         share = number_ / len(chosen)
         words = f"{film}, batch {batch}"
         samples = await interleaved(
             subjects, run.rounds, lambda name, s=share, w=words: tell(s, f"{w}, {name}")
         )
-        for mode in group.ours:
-            ours, peer = samples[f"ours {mode}"], samples[f"plain {mode}"]
+        for mode in modes:
+            ours, peer = samples[f"ours {mode}"], samples[f"plain {group.peer(mode)}"]
             yield Row(
                 Case(group.models.title, group.which, batch, film, mode),
                 Spread.of(ours),
                 Spread.of(peer),
                 ratio(peer, ours),
-                group.backend,
+                group.ours[mode].backend,
                 group.threads[mode],
-                group.peer_threads[mode],
+                group.peer_threads[group.peer(mode)],
             )
 
 
 async def _same_backend(group: Group, run: Run, folder: Path) -> tuple[Spread, str]:
     """Ours against `predict`, both on what computes in our worker, one frame at a time."""
     film = folder / "moving.mp4"
-    peer = "export" if "openvino" in group.backend.lower() else "equal"
     await group.ours["equal"].load(1, group.destination)
+    backend = group.ours["equal"].backend
+    peer = "export" if "openvino" in backend.lower() else "equal"
     await group.ours["equal"].play(film)
     samples = await interleaved(
         {"ours": group.our_pass("equal", film), "peer": group.plain_pass(peer, film, 1)},
         run.rounds,
     )
-    return ratio(samples["peer"], samples["ours"]), group.backend
+    return ratio(samples["peer"], samples["ours"]), backend
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -67,7 +67,7 @@ def warm(folder: Path, yolo_file: Path, clip_folder: Path) -> Path:
 
 
 def auto(folder: Path) -> dict[str, Any]:
-    return {"backend": "auto", "cache_folder": str(folder)}
+    return {"backend": "auto", "cache_folder": str(folder), "precision": "f32"}
 
 
 def at_work(model: Any) -> Any:
@@ -91,12 +91,15 @@ def test_openvinos_boxes_are_those_of_torch(
 
 
 def test_openvinos_phrases_and_features_are_those_of_torch(warm: Path, clip_folder: Path) -> None:
-    images = [picture(7), picture(8)]
+    images = [picture(seed) for seed in (7, 8, 9, 10)]
     theirs = at_work(Labeller.load(clip_spec(clip_folder), 1))
     ours = at_work(Labeller.load(clip_spec(clip_folder, **auto(warm)), 1))
     assert ours.backend == "OpenVINO f32"
-    cosine = (theirs.features(images) * ours.features(images)).sum(axis=1)
-    assert cosine.min() >= 0.999
+    known = theirs.features(images)
+    # A full batch is one step; a part of one goes picture by picture.
+    for count in (4, 3):
+        cosine = (known[:count] * ours.features(images[:count])).sum(axis=1)
+        assert cosine.min() >= 0.999
     np.testing.assert_allclose(ours.probabilities(images), theirs.probabilities(images), atol=0.01)
     np.testing.assert_allclose(
         ours.log_odds(images[0], QUESTIONS, CONCEPTS),
@@ -158,7 +161,7 @@ def test_a_damaged_conversion_is_made_anew(
     network.write_bytes(network.read_bytes()[:-1] + b"?")
     made: list[str] = []
 
-    def convert(kind: str, path: Path, place: Path, threads: int) -> None:
+    def convert(kind: str, path: Path, place: Path, *_: object) -> None:
         made.append(kind)
         shutil.rmtree(place)
         (good,) = warm.glob("yolo-*")

@@ -55,6 +55,8 @@ class Computing(Message):
 
     backend: Literal["auto", "torch", "openvino"] = "torch"
     """On the CPU; a card is always torch's."""
+    precision: Literal["fastest", "f32"] = "fastest"
+    """OpenVINO's: the fastest that agrees with torch, or single."""
     cuda_graphs: bool = True
     cache_folder: str | None = None
     """For converted models and embeddings of phrases; ``None``: nothing is kept."""
@@ -90,13 +92,15 @@ class ClipSpec(Message):
 
 
 class Held(Message):
-    """What this process's allocator holds on one card, in bytes."""
+    """What this process has on one card, where it has a CUDA context; in bytes."""
 
     index: int
     reserved_bytes: int
     active_bytes: int
     inactive_split_bytes: int = 0
     """Free pieces of blocks that are in use: what fragmentation keeps from the driver."""
+    context_bytes: int = 0
+    """What its CUDA context took when it was made; 0: not known."""
 
 
 # --- requests: bot -> worker ---------------------------------------------------------------
@@ -174,6 +178,17 @@ class Ping(Message):
     kind: Literal["ping"] = "ping"
 
 
+class CallOff(Message):
+    """Keep off the card that a model is on its way to: what is not there yet stays in host memory.
+
+    The request that sent it there is refused as ``called_off``; a model that was being loaded is
+    parked then.
+    """
+
+    kind: Literal["call_off"] = "call_off"
+    model: ModelName
+
+
 class Trim(Message):
     """Return the allocator's unused blocks to the driver; answered with a ``Pong``."""
 
@@ -196,6 +211,7 @@ Request = Annotated[
     | MoveModel
     | ParkModel
     | UnloadModel
+    | CallOff
     | SetConcepts
     | ScorePhrases
     | StartCapture
@@ -223,8 +239,10 @@ class Refused(Message):
     kind: Literal["refused"] = "refused"
     what: str
     remedy: str = ""
-    about: Literal["model", "place", "memory", "other"] = "other"
+    about: Literal["model", "place", "memory", "called_off", "other"] = "other"
     """``place`` and ``memory``: another device may do."""
+    needed_bytes: int | None = None
+    """For ``memory``: what the model would have taken at its peak, as far as it is known."""
 
     @property
     def words(self) -> str:

@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Literal
 
 from bot.vision.worker.backends import cache
 from bot.vision.worker.backends.cache import Converted
+from bot.vision.worker.backends.openvino import Precision
 from bot.vision.worker.models import ModelError
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def converted(
     say: Callable[[str], None] = lambda _: None,
     *,
     make: bool = True,
+    precision: Literal["fastest", "f32"] = "fastest",
 ) -> Converted:
     """The model at ``path`` in OpenVINO's format, checked against the reference when it was made.
 
@@ -46,10 +49,13 @@ def converted(
         NoConversion: it has to be torch; also if it is not there and ``make`` is false.
     """
     try:
-        from bot.vision.worker.backends.openvino import library
+        from bot.vision.worker.backends.openvino import library, precisions
 
-        capabilities = library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        place = cache.folder_for(folder, kind, sha256, " ".join(sorted(capabilities)))
+        core = library().Core()
+        tried = precisions(core) if precision == "fastest" else (precision,)
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        surroundings = " ".join([*sorted(capabilities), *tried])
+        place = cache.folder_for(folder, kind, sha256, surroundings)
     except (ImportError, PackageNotFoundError):
         raise NoConversion("openvino is not installed") from None
     except RuntimeError as error:
@@ -66,7 +72,7 @@ def converted(
             if refused.is_file():
                 raise NoConversion(refused.read_text("utf-8"))
             say("converting for OpenVINO, once")
-            _convert(kind, path, place, threads)
+            _convert(kind, path, place, threads, tried)
             known = cache.opened(place)
     if known is None:
         raise NoConversion(f"what was converted can't be kept in {folder}")
@@ -83,12 +89,15 @@ def in_the_background(work: Callable[[], Converted]) -> None:
     threading.Thread(target=run, name="conversion", daemon=True).start()
 
 
-def _convert(kind: str, path: Path, place: Path, threads: int) -> None:
+def _convert(
+    kind: str, path: Path, place: Path, threads: int, precisions: Sequence[Precision]
+) -> None:
     order = {
         "kind": kind,
         "path": str(path),
         "folder": str(place.absolute()),
         "threads": threads,
+        "precisions": precisions,
         "parent": os.getpid(),
     }
     try:

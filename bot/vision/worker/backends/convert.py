@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bot.vision.worker import environment
+from bot.vision.worker.backends.openvino import Precision
 
 
 def main() -> None:
@@ -33,7 +34,13 @@ def main() -> None:
     from bot.vision.worker.models import ModelError
 
     try:
-        convert(order["kind"], Path(order["path"]), Path(order["folder"]), order["threads"])
+        convert(
+            order["kind"],
+            Path(order["path"]),
+            Path(order["folder"]),
+            order["threads"],
+            order["precisions"],
+        )
     except ModelError as error:
         answer.write(json.dumps({"what": error.what, "remedy": error.remedy}))
     else:
@@ -42,8 +49,12 @@ def main() -> None:
     os._exit(0)
 
 
-def convert(kind: str, path: Path, folder: Path, threads: int) -> None:
+def convert(
+    kind: str, path: Path, folder: Path, threads: int, precisions: Sequence[Precision]
+) -> None:
     """Write a model's networks and ``about.json`` into a new folder.
+
+    ``precisions`` are tried in this order.
 
     Raises:
         ModelError: the model can't be opened by anything.
@@ -53,13 +64,15 @@ def convert(kind: str, path: Path, folder: Path, threads: int) -> None:
 
     with cache.being_made(folder) as made:
         if kind == "yolo":
-            precision, facts, note = _yolo(path, made, threads)
+            precision, facts, note = _yolo(path, made, threads, precisions)
         else:
-            precision, facts, note = _clip(path, made, threads)
+            precision, facts, note = _clip(path, made, threads, precisions)
         cache.describe(made, precision=precision, facts=facts, note=note)
 
 
-def _yolo(path: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], str]:
+def _yolo(
+    path: Path, made: Path, threads: int, precisions: Sequence[Precision]
+) -> tuple[str, dict[str, Any], str]:
     from bot.vision.worker.backends.agreement import boxes_differ, frames
     from bot.vision.worker.backends.torch_yolo import TorchYolo
 
@@ -85,6 +98,7 @@ def _yolo(path: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], st
         made / "yolo.xml",
         threads,
         {"scale": (255.0, 255.0, 255.0)},
+        precisions,
     )
     return precision, {**facts, "weights_bytes": torch_yolo.weights_bytes}, note
 
@@ -104,7 +118,9 @@ def _boxes(
     return candidates(said, confidence)
 
 
-def _clip(folder: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], str]:
+def _clip(
+    folder: Path, made: Path, threads: int, precisions: Sequence[Precision]
+) -> tuple[str, dict[str, Any], str]:
     from bot.vision.scene import CONCEPTS
     from bot.vision.worker.backends.agreement import features_differ, frames
     from bot.vision.worker.backends.openvino import Network
@@ -148,6 +164,7 @@ def _clip(folder: Path, made: Path, threads: int) -> tuple[str, dict[str, Any], 
         made / "clip.xml",
         threads,
         way,
+        precisions,
     )
     text = Network(made / "text.xml", threads, "f32")
     if why := features_differ(torch_clip.text(CONCEPTS), text(theirs)):
@@ -190,17 +207,21 @@ def _save(model: Any, example: Any, shape: list[int], path: Path) -> None:
 
 
 def _chosen(
-    differs: Callable[[Any], str], path: Path, threads: int, way: dict[str, Any]
+    differs: Callable[[Any], str],
+    path: Path,
+    threads: int,
+    way: dict[str, Any],
+    precisions: Sequence[Precision],
 ) -> tuple[str, str]:
-    """The fastest precision that says what the reference says, and why it is not a faster one.
+    """The first precision that says what the reference says, and why none before it does.
 
     Raises:
         ValueError: none does.
     """
-    from bot.vision.worker.backends.openvino import Network, library, precisions
+    from bot.vision.worker.backends.openvino import Network
 
     why = ""
-    for precision in precisions(library().Core()):
+    for precision in precisions:
         found = differs(Network(path, threads, precision, **way))
         if not found:
             return precision, why
