@@ -296,8 +296,10 @@ class ModelService(ABC):
             self._set("loading", lease.reason, lease.device)
             await self._load(worker, plan, lease)
         except WorkerRefused as error:
-            self._set("failed", str(error))
             lease.release()
+            if error.refusal.about == "other":  # an error that nobody thought of
+                return await self._again(str(error))
+            self._set("failed", str(error))
             return False
         while not lease.released:
             event = await self._next(lease)

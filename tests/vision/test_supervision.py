@@ -93,6 +93,17 @@ async def test_a_model_that_breaks_is_loaded_again_and_a_loop_of_it_ends_in_word
         await until(lambda: pipeline.services["yolo"].state == "running", "a person's start")
 
 
+async def test_a_model_whose_trial_breaks_is_tried_again(tmp_path: Path) -> None:
+    def fails(model: ScriptedModel, numbers: list[int]) -> None:
+        if len(model.batches) <= 2:
+            raise RuntimeError("a defect of a model")
+
+    factory = inline(ScriptedModel("yolo", fail=fails))
+    async with running(stub(tmp_path), worker_factory=factory) as pipeline:
+        await until(lambda: pipeline.services["yolo"].state == "running", "the third loading")
+        assert pipeline.worker_starts == 1
+
+
 async def test_a_card_that_comes_is_used_and_is_no_failure(tmp_path: Path) -> None:
     rig = two_cards()
     rig.missing = {0, 1}
