@@ -88,7 +88,7 @@ def _configuration(bench: Bench) -> Seen:
     _, noticed = logged(bench, ["the configuration was refused"], since)
     time.sleep(0.5)
     at = next(i for i, line in enumerate(host.log) if i >= since and "was refused" in line)
-    said = " ".join(line.strip() for line in host.log[at + 1 : at + 3])
+    said = " ".join(line.strip() for line in host.log[at + 1 : at + 5] if line.startswith(" "))
     said = said.replace(str(bench.config), "config.yaml")
     assert host.latest["workers"] == workers
     since = len(host.log)
