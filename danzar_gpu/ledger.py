@@ -99,6 +99,8 @@ class HolderMemory:
 
     pid: int
     by_index: Mapping[int, tuple[int, int]]
+    contexts: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Its CUDA contexts by its own word, for drivers that keep no accounts of processes."""
 
 
 @dataclass(slots=True)
@@ -347,14 +349,16 @@ class Ledger:
 
     def see_residues(self, device: DeviceMemory) -> None:
         """A process keeps its CUDA context on a card when its models have left: see how large."""
-        if device.processes is None:
-            return
-        used = {p.pid: p.used_bytes for p in device.processes}
+        used = {p.pid: p.used_bytes for p in device.processes or ()}
         for holder, memory in self._holders.items():
-            size = used.get(memory.pid, 0)
-            if size is None or holder in self.holders_on(device.uuid):
+            if holder in self.holders_on(device.uuid):
                 continue
-            alone = max(0, size - memory.by_index.get(device.index, (0, 0))[0])
+            size = used.get(memory.pid)
+            if size is not None:
+                alone = max(0, size - memory.by_index.get(device.index, (0, 0))[0])
+            else:
+                # WDDM and WSL keep no accounts; in a container the driver has another pid.
+                alone = memory.contexts.get(device.index, 0)
             if abs(alone - self._residues.get((holder, device.uuid), 0)) > RESIDUE_STEP_BYTES:
                 self._residues[holder, device.uuid] = alone
                 self.version += 1

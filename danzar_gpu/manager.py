@@ -852,9 +852,20 @@ class GPUMemoryManager:
 
     # Holders
 
-    def holder_memory(self, holder: str, pid: int, by_index: Mapping[int, tuple[int, int]]) -> None:
-        """What a holder's allocator says: (reserved, active) bytes by CUDA index."""
-        self._admission.holder_memory(holder, HolderMemory(pid, dict(by_index)))
+    def holder_memory(
+        self,
+        holder: str,
+        pid: int,
+        by_index: Mapping[int, tuple[int, int]],
+        contexts: Mapping[int, int] | None = None,
+    ) -> None:
+        """What a holder's allocator says: (reserved, active) bytes by CUDA index.
+
+        ``contexts`` has the bytes of its CUDA contexts, as far as it knows them: its word counts
+        where the driver keeps no accounts of processes.
+        """
+        memory = HolderMemory(pid, dict(by_index), dict(contexts or {}))
+        self._admission.holder_memory(holder, memory)
 
     def holder_gone(self, holder: str, why: str) -> None:
         """The process is dead: its leases are released at once."""

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from bot.settings import CaptureSettings
+from bot.vision.refusal import Refusal
 from bot.vision.worker.buffers import Buffers
 
 if TYPE_CHECKING:
@@ -43,13 +44,8 @@ SCENE_START_SECONDS = 20.0
 """The film begins with a menu and a loading screen; who just started wants to see play."""
 
 
-class SourceError(Exception):
-    """No frame can be had; the message says what happened, ``remedy`` what to do."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
-        self.remedy = remedy
+class SourceError(Refusal):
+    """No frame can be had."""
 
 
 class SourceWaiting(SourceError):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bot.vision.refusal import Refusal
+
 CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 MANIFEST = "manifest.json"
@@ -25,13 +27,8 @@ PULLED = Path("models/pulled")
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
-class FileRefused(Exception):
+class FileRefused(Refusal):
     """A model file that is not what it should be."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
-        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from bot.vision.asking import BACKGROUND, Scores, probability
 from bot.vision.clip import ClipService
 from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
-from bot.vision.service import HOLDER, ModelService, ServiceStatus
+from bot.vision.service import CONTEXT_BYTES, HOLDER, ModelService, ServiceStatus
 from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.trimming import Trimmer
 from bot.vision.watchdog import Verdict, Watched, watch_over
@@ -236,8 +236,11 @@ class VisionPipeline:
         if self._state == "failed" or worker is None or report is None:
             why = self.state_reason or "no frame was captured yet"
             raise VisionUnavailable(f"There is nothing to see: {why}")
-        if not with_image:
-            return Look(report, None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PICTURE_SECONDS):
+                again = [await service.returned() for service in self._services.values()]
+                if not with_image and not any(again):
+                    return Look(report, None)
         from bot.vision.worker.protocol import TakePicture
 
         try:
@@ -246,7 +249,7 @@ class VisionPipeline:
             raise VisionUnavailable(
                 f"The picture can't be had: {str(error) or 'no answer'}"
             ) from error
-        return Look(picture.report or report, jpeg)
+        return Look(picture.report or report, jpeg if with_image else None)
 
     async def use_concepts(self, concepts: tuple[str, ...]) -> None:
         """Let CLIP choose from other phrases: now, if it is there, and from each start on.
@@ -542,7 +545,8 @@ class VisionPipeline:
     def _hold(self, worker: WorkerHandle, pong: Pong) -> None:
         self._counts = pong.counts
         held = {h.index: (h.reserved_bytes, h.active_bytes) for h in pong.held}
-        self._manager.holder_memory(HOLDER, worker.pid, held)
+        contexts = {h.index: h.context_bytes or CONTEXT_BYTES for h in pong.held}
+        self._manager.holder_memory(HOLDER, worker.pid, held, contexts)
 
     def _heard(self, event: Reply) -> None:
         match event:

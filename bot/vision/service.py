@@ -236,6 +236,15 @@ class ModelService(ABC):
             self._due.set()
             await self.settled.wait()
 
+    async def returned(self) -> bool:
+        """Wait while a parked model comes back to a picture; whether that was so."""
+        if not self._due.is_set() or self._state not in ("parked", "moving"):
+            return False
+        if self._state == "parked":
+            self.settled.clear()
+        await self.settled.wait()
+        return True
+
     def stopped(self) -> None:
         """The worker is gone or vision was stopped."""
         if self._state != "failed":

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+
 from danzar_gpu import Footprint
 from danzar_gpu.idle_context import DWELL_SECONDS, PAUSE_SECONDS, ContextGuard
+from danzar_gpu.memory import DeviceMemory, GpuProcess
 from tests.gpu_memory.rig import Card, Rig, gb
 
 WORKER = "vision-worker"
@@ -76,3 +82,36 @@ async def test_who_fills_the_card_for_good_does_not_restart_it_for_ever() -> Non
             await rig.step(1.0)
             ends += asked(guard, rig) is not None
         assert ends == 3
+
+
+@dataclass
+class WithoutAccounts(Card):
+    """As WDDM shows a card (no lists, or lists without sizes), or a container (other pids)."""
+
+    shows: Literal["no list", "no sizes", "other pids"] = "no list"
+
+    def device(self, index: int, now: float) -> DeviceMemory:
+        found = super().device(index, now)
+        rows: tuple[GpuProcess, ...] | None = None
+        if self.shows == "no sizes":
+            rows = tuple(replace(row, used_bytes=None) for row in found.processes or ())
+        elif self.shows == "other pids":
+            rows = tuple(replace(row, pid=row.pid + 1) for row in found.processes or ())
+        return replace(found, processes=rows)
+
+
+@pytest.mark.parametrize("shows", ["no list", "no sizes", "other pids"])
+@pytest.mark.parametrize("word", [{0: gb(0.5)}, {}])
+async def test_where_the_driver_keeps_no_accounts_the_workers_own_word_counts(
+    shows: Literal["no list", "no sizes", "other pids"], word: dict[int, int]
+) -> None:
+    card = WithoutAccounts("RTX 4070", programs={"game": 11.4}, ours={PID: gb(0.5)}, shows=shows)
+    guard = ContextGuard()
+    rig = Rig(card, main_llm_memory_reservation_gb=0.0, vision_device="cuda:0")
+    async with rig:
+        rig.manager.holder_memory(WORKER, PID, dict.fromkeys(word, (0, 0)), word)
+        await rig.step()
+        assert asked(guard, rig) is None, "the driver may be late"
+        await rig.step(DWELL_SECONDS)
+        why = asked(guard, rig)
+        assert ("0.50GB of it are vision's CUDA context" in (why or "")) == bool(word)

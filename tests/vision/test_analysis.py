@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from bot.vision.reports import Insight
 from bot.vision.worker.analysis import REPORTS_AHEAD, WAIT_SECONDS
 from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
@@ -66,6 +71,32 @@ def test_equal_frames_are_looked_at_once_and_carry_the_answer_over() -> None:
     assert [bool(r.devices) for r in bench.reports] == [True, False, False, True, False, True]
     counts = bench.events(Reported)[-1].counts
     assert (counts.captured, counts.analysed, counts.unchanged) == (6, 3, 3)
+
+
+@dataclass
+class PreparingModel(ScriptedModel):
+    """Does its first step by itself."""
+
+    began: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, images: Sequence[np.ndarray]) -> list[int]:
+        self.began.set()
+        return [int(image[0, 0, 0]) for image in images]
+
+    def answer(self, prepared: Sequence[int]) -> list[tuple[Any, ...]]:
+        return [(Insight(f"picture {n}", 1.0),) for n in prepared]
+
+
+def test_the_second_models_pictures_are_prepared_while_the_first_one_computes() -> None:
+    clip = PreparingModel("clip", batch_size=2)
+    # YOLO goes on only once CLIP's pictures are being prepared.
+    yolo = ScriptedModel(batch_size=3, gate=clip.began)
+    with Bench(ScriptedSource([*DISTINCT[:8], DISTINCT[7], *DISTINCT[8:10]]), yolo, clip) as bench:
+        bench.wait_for(SourceEnded)
+    assert [r.insights[0].text for r in bench.reports] == [
+        f"picture {n}" for n in numbers_of(bench.reports)
+    ]
+    assert numbers_of(bench.reports) == [*DISTINCT[:8], DISTINCT[7], *DISTINCT[8:10]]
 
 
 def test_clip_keeps_its_rate_in_the_time_of_the_film() -> None:

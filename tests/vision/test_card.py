@@ -15,13 +15,21 @@ import numpy as np
 import pytest
 import torch
 
-from bot.vision.worker.backends import card, torch_clip, torch_yolo
+from bot.vision.worker import contexts
+from bot.vision.worker.backends import card, torch_clip, torch_model, torch_yolo
 from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
 from bot.vision.worker.backends.torch_clip import TorchClip
 from bot.vision.worker.backends.torch_yolo import TorchYolo
 from bot.vision.worker.boxes import fits, suppress
+from bot.vision.worker.contexts import Context
 from bot.vision.worker.detector import Detector
-from bot.vision.worker.devices import CPU, Place
+from bot.vision.worker.devices import (
+    CPU,
+    Place,
+    is_out_of_memory,
+    is_poisoned,
+    torch_is_ready,
+)
 from tests.vision.test_backends import at_work, yolo_spec
 from tests.vision.test_detector import picture
 
@@ -31,13 +39,27 @@ SHIPPED = Path(__file__).parents[2] / "models" / "yolo-nano.pt"
 """Random weights are too undecided between classes for half precision."""
 
 
+current: list[str] = []
+"""The thread's current card, innermost last."""
+
+
+@contextlib.contextmanager
+def on(device: str) -> Iterator[None]:
+    current.append(device)
+    try:
+        yield
+    finally:
+        current.pop()
+
+
 class Event:
     """A copy that is always over; counts who waited for it."""
 
     waits = 0
 
     def record(self) -> None:
-        pass
+        # Elsewhere it would make a context on the first card, and not guard the copy either.
+        assert current[-1:] == [CARD]
 
     def synchronize(self) -> None:
         Event.waits += 1
@@ -48,13 +70,22 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     empty: Any = torch.empty
 
     def pageable(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Any:
+        assert not pin_memory or current[-1:] == [CARD]
         return empty(*args, **kwargs)
 
     monkeypatch.setattr(torch, "empty", pageable)
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    for module in (torch_model, torch_yolo, torch_clip):
+        monkeypatch.setattr(module, "on", on)
     yield
     card._uploads.clear()  # pyright: ignore[reportPrivateUsage]
     card._users.clear()  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.fixture
+def on_the_card() -> Iterator[None]:
+    with on(CARD):
+        yield
 
 
 def overlaps(some: np.ndarray, others: np.ndarray) -> list[float]:
@@ -75,7 +106,8 @@ def test_boxes_from_a_card_are_those_of_the_cpu(size: tuple[int, int]) -> None:
     laid = fits(images, SIDE, STRIDE)
     expected = yolo.rows(images, laid, 0.2)
     assert sum(len(clear(rows)) for rows in expected) > 0
-    yolo.to_card(CARD, SIDE)
+    yolo.image_size = SIDE
+    yolo.to_card(CARD)
     assert yolo.backend == "torch f16"
     for here, there in zip(expected, yolo.rows(images, laid, 0.2), strict=True):
         # Among all candidates: which of two equally sure ones suppression leaves is chance.
@@ -92,7 +124,8 @@ def test_in_single_precision_a_card_gives_the_same_boxes() -> None:
     laid = fits(images, SIDE, STRIDE)
     expected = yolo.rows(images, laid, 0.2)[0]
     yolo._half = False  # pyright: ignore[reportPrivateUsage]
-    yolo.to_card(CARD, SIDE)
+    yolo.image_size = SIDE
+    yolo.to_card(CARD)
     assert yolo.backend == "torch f32"
     # The picture is not rounded to whole values after scaling: a hair's difference.
     assert min(overlaps(clear(expected), yolo.rows(images, laid, 0.2)[0])) >= 0.99
@@ -103,9 +136,10 @@ def test_a_model_that_half_precision_spoils_computes_in_single_and_says_so(
 ) -> None:
     monkeypatch.setattr(torch_yolo, "boxes_differ", lambda *_: "a box has an overlap of 0.5")
     yolo = TorchYolo.open(yolo_file, 1, graphs=False)
-    yolo.to_card(CARD, SIDE)
+    yolo.image_size = SIDE
+    yolo.to_card(CARD)
     assert yolo.backend == "torch f32"
-    assert "in half, a box has an overlap of 0.5" in yolo.note
+    assert "in half, a box has an overlap of 0.5" in " ".join(yolo.notes)
     assert {t.dtype for t in yolo.module.parameters()} == {torch.float32}
 
 
@@ -124,7 +158,7 @@ def test_features_from_a_card_are_those_of_the_cpu(
     other = TorchClip.open(clip_folder, 1, graphs=False)
     other.to_card(CARD)
     assert other.backend == "torch f32"
-    assert "a cosine of 0.9" in other.note
+    assert "a cosine of 0.9" in " ".join(other.notes)
 
 
 def test_a_detector_goes_to_a_card_parks_and_returns() -> None:
@@ -143,6 +177,7 @@ def test_a_detector_goes_to_a_card_parks_and_returns() -> None:
     assert np.median(overlaps(before, after)) >= 0.99
 
 
+@pytest.mark.usefixtures("on_the_card")
 def test_frames_are_sent_once_for_both_models() -> None:
     uploads = Uploads(CARD)
     images = [picture(1), picture(2)]
@@ -155,6 +190,10 @@ def test_frames_are_sent_once_for_both_models() -> None:
     assert np.array_equal(other[1].numpy(), picture(3))
     same_content = [image.copy() for image in images]
     assert np.array_equal(uploads.stacked(same_content)[1].numpy(), images[1])
+    fewer = uploads.stacked(images[1:])
+    assert fewer.data_ptr() == sent.data_ptr()
+    assert np.array_equal(fewer[0].numpy(), images[1])
+    assert np.array_equal(uploads.stacked(images)[0].numpy(), images[0])
 
 
 def test_the_last_model_takes_the_frames_memory_along() -> None:
@@ -172,10 +211,15 @@ class Graph:
 
     made: ClassVar[list[Graph]] = []
     fails: ClassVar[Exception | None] = None
+    streams: ClassVar[set[object]] = set()
 
     def __init__(self) -> None:
         self.replays = 0
+        self.given_pool: object = None
         Graph.made.append(self)
+
+    def pool(self) -> object:
+        return "a pool"
 
     def replay(self) -> None:
         self.replays += 1
@@ -191,8 +235,12 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             pass
 
     @contextlib.contextmanager
-    def capture(graph: Graph, capture_error_mode: str = "global") -> Iterator[None]:
+    def capture(
+        graph: Graph, pool: object, stream: object, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
+        graph.streams.add(stream)
+        graph.given_pool = pool
         if Graph.fails is not None:
             raise Graph.fails
         yield
@@ -202,22 +250,22 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    Graph.made, Graph.fails = [], None
+    Graph.made, Graph.fails, Graph.streams = [], None, set()
     yield
-    Graph.made, Graph.fails = [], None
+    Graph.made, Graph.fails, Graph.streams = [], None, set()
 
 
-def run(graphs: Graphs, shapes: Sequence[int]) -> list[int]:
-    """Runs on frames of these shapes; how often something was computed."""
+def run(graphs: Graphs, shapes: Sequence[int], memory: Any = None) -> list[int]:
+    """Runs on so many frames each; how many each computation had."""
     computed: list[int] = []
-    frames = {n: torch.zeros(n, 4, 4, 3) for n in set(shapes)}
+    memory = torch.zeros(4, 4, 4, 3) if memory is None else memory
 
     def compute(given: Any) -> Any:
         computed.append(len(given))
         return given.sum()
 
     for n in shapes:
-        assert float(graphs.run(compute, frames[n])) == 0.0
+        assert float(graphs.run(compute, memory[:n])) == 0.0
     return computed
 
 
@@ -229,23 +277,114 @@ def test_a_computation_that_repeats_becomes_a_graph(graphs: None) -> None:
     assert made.replays == 10 - card.RUNS_BEFORE_CAPTURE
 
 
+def test_graphs_of_one_size_share_stream_and_pool_and_go_together(graphs: None) -> None:
+    mine = Graphs(enabled=True)
+    memory = torch.zeros(4, 4, 4, 3)
+    run(mine, [1, 4] * 10, memory)
+    first, second = Graph.made
+    assert len(Graph.streams) == 1
+    assert (first.given_pool, second.given_pool) == (None, "a pool")
+    # A frame of another size: what a graph reads besides its frames may go.
+    assert run(mine, [1], torch.zeros(1, 8, 8, 3)) == [1]
+    assert run(mine, [1], memory) == [1]
+    run(mine, [1] * 9, memory)
+    assert len(Graph.made) == 3
+    assert Graph.made[2].given_pool is None
+    assert len(Graph.streams) == 1
+
+
+def test_who_sees_frames_of_many_sizes_captures_nothing(graphs: None) -> None:
+    mine = Graphs(enabled=True)
+    memories = [torch.zeros(1, side, side, 3) for side in (4, 6)]
+    for _ in range(10):
+        for memory in memories:
+            assert run(mine, [1], memory) == [1]
+    assert Graph.made == []
+
+
 def test_a_switch_turns_graphs_off(graphs: None) -> None:
     assert len(run(Graphs(enabled=False), [1] * 10)) == 10
     assert Graph.made == []
 
 
-def test_a_graph_that_can_not_be_made_costs_nothing_but_a_note(graphs: None) -> None:
-    Graph.fails = RuntimeError("operation not permitted when stream is capturing")
+class Driver:
+    """A card whose context answers, or repeats its error at every call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken = ""
+        torch_is_ready()
+        monkeypatch.setattr(contexts, "_made", {0: Context(0, 0)})
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+
+    def synchronize(self, ordinal: int) -> None:
+        if self.broken:
+            raise torch.AcceleratorError(self.broken)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    return Driver(monkeypatch)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+def test_a_graph_that_can_not_be_made_costs_nothing_but_a_note(
+    graphs: None, driver: Driver, kind: type[Exception]
+) -> None:
+    Graph.fails = kind("CUDA error: operation not permitted when stream is capturing")
     mine = Graphs(enabled=True)
     assert len(run(mine, [1] * 10)) == 11
     assert "not permitted" in mine.note
     assert not mine.enabled
 
 
-def test_a_broken_context_is_no_reason_to_go_on(graphs: None) -> None:
-    Graph.fails = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
+def test_a_broken_context_is_no_reason_to_go_on(graphs: None, driver: Driver) -> None:
+    driver.broken = ILLEGAL
+    Graph.fails = torch.AcceleratorError(ILLEGAL)
     with pytest.raises(torch.AcceleratorError):
         run(Graphs(enabled=True), [1] * 10)
+
+
+@pytest.mark.parametrize(
+    ("error", "broken", "poisoned", "full"),
+    [
+        (torch.AcceleratorError(ILLEGAL), ILLEGAL, True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), ILLEGAL, True, False),
+        (torch.AcceleratorError("CUDA error: no kernel image is available"), "", False, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), "", False, True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "", False, True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate"),
+            "",
+            False,
+            True,
+        ),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            "",
+            False,
+            True,
+        ),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "",
+            False,
+            True,
+        ),
+        (RuntimeError("nvrtc: error: NVRTC_ERROR_OUT_OF_MEMORY"), "", False, True),
+        (RuntimeError("shapes do not fit"), "", False, False),
+        (ValueError("no error of torch"), ILLEGAL, False, False),
+    ],
+)
+def test_what_breaks_a_context_is_told_from_a_full_card_and_the_rest(
+    driver: Driver, error: Exception, broken: str, poisoned: bool, full: bool
+) -> None:
+    driver.broken = broken
+    assert is_poisoned(error) == poisoned
+    if not poisoned:
+        assert is_out_of_memory(error) == full
 
 
 def test_only_the_surest_boxes_leave_a_card_and_none_that_counts_is_lost() -> None:

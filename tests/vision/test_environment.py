@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from bot.vision.worker import environment
-from bot.vision.worker.devices import PlaceError, bare_uuid, resolve
+from bot.vision.worker import contexts, environment
+from bot.vision.worker.devices import PlaceError, bare_uuid, held, resolve
 from bot.vision.worker.protocol import Destination
 
 
@@ -67,6 +68,8 @@ class FakeCuda:
     def __init__(self, *uuids: str) -> None:
         self.uuids = uuids
         self.shares: dict[int, float] = {}
+        self.contexts: list[int] = []
+        self.fault: Exception | None = None
 
     def is_available(self) -> bool:
         return bool(self.uuids)
@@ -81,6 +84,20 @@ class FakeCuda:
     def set_per_process_memory_fraction(self, share: float, index: int) -> None:
         self.shares[index] = share
 
+    def synchronize(self, index: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.contexts.append(index)
+
+    def memory_reserved(self, index: int) -> int:
+        return 100 * (index + 1)
+
+    def memory_allocated(self, index: int) -> int:
+        return 50 * (index + 1)
+
+    def memory_stats(self, index: int) -> dict[str, int]:
+        return {}
+
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
@@ -88,6 +105,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
     fake = FakeCuda("aaaa-1", "bbbb-2")
     monkeypatch.setattr(torch, "cuda", fake)
+    monkeypatch.setattr(contexts, "_made", {})
     return fake
 
 
@@ -99,13 +117,48 @@ def test_the_card_that_is_meant_is_taken_and_capped(cuda: FakeCuda) -> None:
     assert cuda.shares == {1: 0.25}
 
 
-def test_another_card_under_the_same_number_is_an_error_that_names_both(cuda: FakeCuda) -> None:
+def test_a_card_has_its_uuid_whatever_torch_s_number_is(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first card was lost; the bot goes on calling the second one cuda:1.
+    cuda.uuids = ("bbbb-2",)
+    used = iter((1000 << 20, 1430 << 20))
+    monkeypatch.setattr(contexts, "_used_bytes", lambda _: next(used))
+    order = Destination(device="cuda:1", uuid="GPU-bbbb-2", limit_bytes=6 << 30)
+    place = resolve(order)
+    assert (place.device, place.shown) == ("cuda:0", "cuda:1")
+    assert resolve(order) == place
+    assert cuda.shares == {0: 0.5}
+    assert cuda.contexts == [0]
+    (row,) = held()
+    assert (row.index, row.reserved_bytes, row.context_bytes) == (1, 100, 430 << 20)
+
+
+def test_a_card_that_is_not_there_is_an_error_that_names_those_that_are(cuda: FakeCuda) -> None:
     with pytest.raises(PlaceError) as caught:
-        resolve(Destination(device="cuda:0", uuid="GPU-bbbb-2", card="RTX 4070"))
+        resolve(Destination(device="cuda:0", uuid="GPU-cccc-3", card="RTX 4090"))
     words = str(caught.value)
-    assert "RTX 4070 (GPU-bbbb-2)" in words
+    assert "RTX 4090 (GPU-cccc-3)" in words
     assert "RTX 4070 SUPER (GPU-aaaa-1)" in words
     assert "CUDA_VISIBLE_DEVICES" in words
+    assert held() == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ("CUDA error: out of memory", "memory"),
+        ("CUDA-capable device(s) is/are busy or unavailable", "place"),
+    ],
+)
+def test_a_card_that_takes_no_context_is_refused_with_its_reason(
+    cuda: FakeCuda, words: str, about: str
+) -> None:
+    cuda.fault = RuntimeError(words)
+    with pytest.raises(PlaceError, match=re.escape(words)) as caught:
+        resolve(Destination(device="cuda:0", uuid="GPU-aaaa-1", card="RTX 4070 SUPER"))
+    assert caught.value.about == about
+    assert held() == ()
 
 
 def test_a_card_that_torch_does_not_see_is_an_error(cuda: FakeCuda) -> None:

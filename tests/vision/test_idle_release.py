@@ -143,6 +143,17 @@ async def test_who_asks_a_parked_model_wakes_it(tmp_path: Path) -> None:
         assert life.service.status.state == "running"
 
 
+async def test_who_looks_waits_for_a_model_that_a_picture_woke(tmp_path: Path) -> None:
+    async with Life(tmp_path) as life:
+        await life.comes_to("parked")
+        assert not await life.service.returned(), "nothing new is to be seen"
+        assert life.service.status.state == "parked"
+        life.service.heard(Wanted(model="yolo"))
+        assert await life.service.returned()
+        assert life.service.status.state == "running"
+        assert not await life.service.returned()
+
+
 async def test_a_parked_model_whose_card_was_taken_returns_on_the_cpu(tmp_path: Path) -> None:
     async with Life(tmp_path) as life:
         await life.comes_to("parked")

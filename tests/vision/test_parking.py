@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from bot.vision.worker import contexts, vision_worker
+from bot.vision.worker.analysis import Seat
 from bot.vision.worker.backends.residence import Residence
-from bot.vision.worker.devices import INACTIVE_SPLIT, held, torch_is_ready, tried_bytes
+from bot.vision.worker.contexts import Context
+from bot.vision.worker.devices import CPU, INACTIVE_SPLIT, held, torch_is_ready, tried_bytes
+from bot.vision.worker.models import Sizes
 from bot.vision.worker.protocol import (
     ClipSpec,
     Destination,
+    Dying,
     LoadModel,
     ModelFell,
     MoveModel,
@@ -28,7 +35,7 @@ from bot.vision.worker.protocol import (
     YoloSpec,
 )
 from bot.vision.worker.vision_worker import VisionWorker
-from tests.vision.scripted import CARD, Bench, ScriptedModel, ScriptedSource
+from tests.vision.scripted import CARD, Bench, ScriptedModel, ScriptedSource, numbers_of
 
 SOMEWHERE = "meta"
 """Stands for a card: a device of torch whose tensors are not in host memory."""
@@ -93,7 +100,7 @@ def test_a_full_card_leaves_the_weights_where_they_were(monkeypatch: pytest.Monk
 
 def test_a_parked_model_sees_no_frame_and_asks_once_to_come_back() -> None:
     yolo, clip = ScriptedModel(place=CARD), ScriptedModel("clip")
-    bench = Bench(ScriptedSource([5, 5, 9, 11]), yolo, clip)
+    bench = Bench(ScriptedSource([5, 5, 9, 11]), yolo, clip, every_frame=False)
     seat = bench.analysis.seat("yolo")
     assert seat is not None
     yolo.park()
@@ -103,6 +110,52 @@ def test_a_parked_model_sees_no_frame_and_asks_once_to_come_back() -> None:
     assert len(bench.events(Wanted)) == 1
     assert yolo.seen == []
     assert clip.seen
+
+
+def parked_bench(source: ScriptedSource, *, every_frame: bool) -> tuple[Bench, ScriptedModel, Seat]:
+    yolo = ScriptedModel(place=CARD)
+    bench = Bench(source, yolo, ScriptedModel("clip"), every_frame=every_frame)
+    seat = bench.analysis.seat("yolo")
+    assert seat is not None
+    yolo.park()
+    seat.parked = True
+    return bench, yolo, seat
+
+
+def bring_back(bench: Bench, seat: Seat) -> None:
+    """As the worker does when the bot asks for it."""
+    with bench.analysis.lock:
+        seat.model.move(CARD)
+        seat.parked = seat.wanted = False
+        bench.analysis.change.notify_all()
+
+
+def test_the_picture_that_woke_a_model_is_looked_at_once_it_is_back() -> None:
+    bench, yolo, seat = parked_bench(ScriptedSource([50, 90, 130]), every_frame=False)
+    with bench:
+        bench.wait_for(Wanted)
+        bench.wait_for(SourceEnded)  # nothing more will come
+        assert yolo.seen == []
+        bring_back(bench, seat)
+        bench.analysis.catch_up(20)
+        last = bench.reports[-1]
+        # The newest of those that it missed, and the others not.
+        assert yolo.seen == [130]
+        assert (last.sequence, list(last.devices)) == (2, ["yolo"])
+        assert numbers_of([last]) == [130]
+        assert bench.analysis.latest is not None
+        assert bench.analysis.latest[1] == last
+
+
+def test_no_frame_of_a_film_passes_a_parked_model() -> None:
+    bench, yolo, seat = parked_bench(ScriptedSource([50, 90, 130, 170]), every_frame=True)
+    with bench:
+        bench.wait_for(Wanted)
+        assert bench.events(Reported) == []
+        bring_back(bench, seat)
+        bench.wait_for(SourceEnded)
+    assert yolo.seen == [50, 90, 130, 170]
+    assert numbers_of(bench.reports) == [50, 90, 130, 170]
 
 
 def test_a_picture_that_stands_still_wakes_nobody() -> None:
@@ -204,6 +257,67 @@ def test_a_move_without_room_leaves_a_parked_model_parked() -> None:
     assert model.parked
 
 
+@pytest.fixture
+def real_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker takes what it is sent to for a card, and the card's context answers."""
+    torch_is_ready()
+    monkeypatch.setattr(vision_worker, "resolve", lambda order: CARD if order.uuid else CPU)
+    monkeypatch.setattr(vision_worker, "try_out", tried)
+    monkeypatch.setattr(vision_worker, "allocated_bytes", lambda _: 0)
+    monkeypatch.setattr(contexts, "_made", {1: Context(1, 0)})
+    monkeypatch.setattr(contexts, "on", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+
+
+def tried(model: Any) -> Sizes:
+    model.analyse([np.zeros((8, 8, 3), np.uint8)])
+    return Sizes(1000, 10)
+
+
+def broken(words: str) -> ScriptedModel:
+    def fail(model: ScriptedModel, numbers: list[int]) -> None:
+        if model.place.on_card:
+            raise torch.AcceleratorError(words)
+
+    return ScriptedModel(fail=fail)
+
+
+ON_A_CARD = LoadModel(spec=SPEC, destination=Destination(device="cuda:1", uuid="GPU-b"))
+
+
+@pytest.mark.usefixtures("real_card")
+def test_a_card_that_can_not_compute_a_model_is_left_for_another_place() -> None:
+    model = broken("CUDA error: no kernel image is available for execution on the device")
+    worker = VisionWorker(Silent(), 1, loader=lambda *_: model, forward_log=False)
+    answer = asked(worker, ON_A_CARD)
+    assert isinstance(answer, Refused)
+    assert answer.about == "place"
+    assert "cuda:1 can not compute it: AcceleratorError: CUDA error: no kernel image" in answer.what
+    assert model.place == CPU
+
+
+@pytest.mark.usefixtures("real_card")
+def test_a_context_that_breaks_while_a_model_is_tried_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "CUDA error: device-side assert triggered"
+
+    def again(_: int) -> None:
+        raise torch.AcceleratorError(words)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", again)
+    died = threading.Event()
+    channel = Silent()
+    worker = VisionWorker(
+        channel, 1, loader=lambda *_: broken(words), die=died.set, forward_log=False
+    )
+    worker._take(1, ON_A_CARD)  # pyright: ignore[reportPrivateUsage]
+    assert died.wait(20)
+    (said,) = [e for e in channel.heard if isinstance(e, Dying)]
+    assert "device-side assert" in said.words
+
+
 def test_who_falls_tells_what_it_needed() -> None:
     def full(model: ScriptedModel, numbers: list[int]) -> None:
         if model.place.on_card:
@@ -218,13 +332,12 @@ def test_who_falls_tells_what_it_needed() -> None:
 
 def test_what_fragmentation_keeps_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cuda:
-        is_available = is_initialized = staticmethod(lambda: True)
-        device_count = staticmethod(lambda: 1)
         memory_reserved = staticmethod(lambda index: 900)
         memory_allocated = staticmethod(lambda index: 500)
         memory_stats = staticmethod(lambda index: {INACTIVE_SPLIT: 300})
 
     torch_is_ready()
     monkeypatch.setattr(torch, "cuda", Cuda)
+    monkeypatch.setattr(contexts, "_made", {0: Context(0, 0)})
     (row,) = held()
     assert (row.reserved_bytes, row.active_bytes, row.inactive_split_bytes) == (900, 500, 300)

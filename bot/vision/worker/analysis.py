@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from bot.vision.worker.devices import (
     tried_bytes,
 )
 from bot.vision.worker.inbox import Captured
-from bot.vision.worker.models import VisionModel
+from bot.vision.worker.models import Prepares, VisionModel
 from bot.vision.worker.pace import Pace
 from bot.vision.worker.protocol import (
     Dying,
@@ -66,6 +67,8 @@ class Seat:
     parked: bool = False
     wanted: bool = False
     """Whether the bot was told that a parked model is due."""
+    owed: Captured | None = None
+    """The newest frame that it missed while it was parked."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,16 @@ class _Result:
     answers: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The frames of a batch that a model owes an answer."""
+
+    seat: Seat
+    wanted: list[int]
+    prepared: Future[list[Any]] | None = None
+    """The same frames as the model takes them, if somebody makes them meanwhile."""
+
+
 class Analysis:
     """Runs the models; other threads put models in, take them out and move them in between."""
 
@@ -84,6 +97,8 @@ class Analysis:
         self._tell = tell
         self.lock = threading.RLock()
         """Held while a batch is computed: who changes models takes it."""
+        self.change = threading.Condition(self.lock)
+        """Told when a parked model is back, and when it has seen what it missed."""
         self._seats: dict[ModelName, Seat] = {}
         self._capture: Capture | None = None
         self._pace: Pace | None = None
@@ -93,6 +108,8 @@ class Analysis:
         self._credit = threading.Semaphore(REPORTS_AHEAD)
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._aside = ThreadPoolExecutor(1, "prepare")
+        """Prepares frames for the second model while the first one computes."""
         self._thread = threading.Thread(target=self._run, name="analysis", daemon=True)
 
     def start(self) -> None:
@@ -102,6 +119,7 @@ class Analysis:
         self._stopping.set()
         self._wake.set()
         self._thread.join(timeout=10)
+        self._aside.shutdown(wait=False)
 
     # --- what other threads ask ---------------------------------------------------------------
 
@@ -133,7 +151,7 @@ class Analysis:
             self._capture = capture
             self._pace = Pace(capture.order) if capture is not None else None
             for seat in self._seats.values():
-                seat.content = -1
+                seat.content, seat.owed = -1, None
             if capture is not None:
                 # What was not acknowledged of the last order never will be.
                 self._credit = threading.Semaphore(REPORTS_AHEAD)
@@ -154,6 +172,16 @@ class Analysis:
         if seat.parked and not seat.wanted:
             seat.wanted = True
             self._tell(Wanted(model=seat.name))
+
+    def catch_up(self, patience: float) -> None:
+        """Wait until the models that came back have seen what they missed."""
+        with self.lock:
+            self.change.wait_for(lambda: not self._missed(), patience)
+
+    def _missed(self) -> list[Captured]:
+        """What models missed that are awake again; the newest frame comes last."""
+        found = [s.owed for s in self._seats.values() if s.owed is not None and not s.parked]
+        return sorted(found, key=lambda captured: captured.frame.sequence)
 
     def remove(self, name: ModelName) -> Seat | None:
         with self.lock:
@@ -181,7 +209,8 @@ class Analysis:
                 self._wake.clear()
                 continue
             most = max((s.model.batch_size for s in tuple(self._seats.values())), default=1)
-            batch = capture.inbox.take(most, WAIT_SECONDS)
+            # Who returns looks at what woke it, unless a newer frame is there.
+            batch = capture.inbox.take(most, WAIT_SECONDS) or self._missed()[-1:]
             if not batch:
                 self._end_if_over(capture)
                 if capture.inbox.closed:
@@ -214,21 +243,49 @@ class Analysis:
 
     def _deal_with(self, batch: list[Captured], capture: Capture) -> None:
         with self.lock:
+            self._wait_for_the_parked(batch, capture)
+            awake = [seat for seat in self._seats.values() if not seat.parked]
             self._busy_since = time.monotonic()
             try:
                 results = [_Result() for _ in batch]
-                for name in ("yolo", "clip"):
-                    if seat := self._seats.get(name):
-                        self._ask(seat, batch, results, capture)
+                for task in self._tasks(batch, capture):
+                    self._fulfil(task, batch, results)
             finally:
                 self._busy_since = None
         for captured, result in zip(batch, results, strict=True):
             self._report(captured, result, capture)
+        with self.lock:
+            for seat in awake:
+                seat.owed = None
+            self.change.notify_all()
 
-    def _ask(
-        self, seat: Seat, batch: list[Captured], results: list[_Result], capture: Capture
-    ) -> None:
-        """Run a model on those frames that it owes an answer; the others keep the last one."""
+    def _wait_for_the_parked(self, batch: list[Captured], capture: Capture) -> None:
+        """No new picture of a film passes a model that is to come back."""
+        while capture.order.every_frame and self._capture is capture:
+            new = {captured.content for captured in batch}
+            missing = [s for s in self._seats.values() if s.parked and new != {s.content}]
+            if not missing or self._stopping.is_set():
+                return
+            for seat in missing:
+                self.want(seat)
+            self.change.wait(WAIT_SECONDS)
+
+    def _tasks(self, batch: list[Captured], capture: Capture) -> list[_Task]:
+        """One for each model, in the order in which they compute."""
+        tasks: list[_Task] = []
+        computing = False
+        for name in ("yolo", "clip"):
+            if seat := self._seats.get(name):
+                wanted, prepared = self._wanted(seat, batch, capture), None
+                if wanted and computing and isinstance(seat.model, Prepares):
+                    images = [batch[i].frame.image for i in wanted]
+                    prepared = self._aside.submit(seat.model.prepare, images)
+                tasks.append(_Task(seat, wanted, prepared))
+                computing = computing or bool(wanted)
+        return tasks
+
+    def _wanted(self, seat: Seat, batch: list[Captured], capture: Capture) -> list[int]:
+        """Those frames that a model owes an answer; for the others the last one holds."""
         wanted: list[int] = []
         content = seat.content
         for i, captured in enumerate(batch):
@@ -237,13 +294,21 @@ class Analysis:
                 content = captured.content
         if wanted and seat.parked:
             self.want(seat)
+            # The next one is due as well: the newest is what it looks at when it is back.
+            seat.owed, seat.due = batch[wanted[-1]], 0.0
             wanted = []
+        return wanted
+
+    def _fulfil(self, task: _Task, batch: list[Captured], results: list[_Result]) -> None:
+        seat, wanted = task.seat, task.wanted
         answers: dict[int, tuple[Any, ...]] = {}
         size = max(1, seat.model.batch_size)
         for start in range(0, len(wanted), size):
             chosen = wanted[start : start + size]
             began = time.perf_counter()
-            found = self._compute(seat, [batch[i].frame.image for i in chosen])
+            found = self._compute(
+                seat, [batch[i].frame.image for i in chosen], task.prepared, start
+            )
             each = (time.perf_counter() - began) * 1e3 / len(chosen)
             if found is None:
                 break
@@ -268,14 +333,25 @@ class Analysis:
         seat.due = max(seat.due, now - seat.period) + seat.period
         return True
 
-    def _compute(self, seat: Seat, images: Sequence[np.ndarray]) -> list[tuple[Any, ...]] | None:
+    def _compute(
+        self,
+        seat: Seat,
+        images: Sequence[np.ndarray],
+        prepared: Future[list[Any]] | None = None,
+        start: int = 0,
+    ) -> list[tuple[Any, ...]] | None:
         """The model's answers; what can be helped is: a smaller batch, then the CPU.
+
+        What is prepared for the images begins at ``start``.
 
         Raises:
             Poisoned: nothing on this card can be computed any more.
         """
         try:
-            answers = seat.model.analyse(images)
+            if prepared is not None and isinstance(seat.model, Prepares):
+                answers = seat.model.answer(prepared.result()[start : start + len(images)])
+            else:
+                answers = seat.model.analyse(images)
         except Exception as error:
             if is_poisoned(error):
                 raise Poisoned(

@@ -6,30 +6,41 @@ import re
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from bot.vision.refusal import Refusal, first_line
+from bot.vision.worker import contexts
 from bot.vision.worker.environment import importing
 from bot.vision.worker.protocol import Destination, Held
 
 OUT_OF_MEMORY_SIGNS = (
     "out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "out_of_memory",  # NVRTC's and the driver's constants
+    "status_alloc_failed",  # cuBLAS, cuDNN 8
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    # A library's handle is made with the first computation: no room is the usual reason.
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
+    # cuDNN tries all engines, and each lacked memory for its workspace.
+    "unable to find an engine to execute this computation",
     # The caching allocator asks NVML while it reports an OOM, and trips over that itself.
-    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+    "nvml_success == r internal assert failed",
 )
 INACTIVE_SPLIT = "inactive_split_bytes.all.current"
 TRIED = re.compile(r"Tried to allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-class PlaceError(Exception):
-    """The model can't live there; says why and what to do."""
+class PlaceError(Refusal):
+    """The model can't live there."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
-        self.remedy = remedy
+    about: Literal["place", "memory"] = "place"
+
+
+class PlaceFull(PlaceError):
+    """The card has no room for as much as a CUDA context."""
+
+    about = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +93,43 @@ def resolve(destination: Destination) -> Place:
             "can't use it",
             "install a torch build for CUDA that fits the driver, or use the CPU",
         )
-    if index >= torch.cuda.device_count():
+    ordinal = _ordinal(torch, destination, index)
+    try:
+        if destination.limit_bytes is not None:
+            total = torch.cuda.get_device_properties(ordinal).total_memory
+            share = min(1.0, destination.limit_bytes / total)
+            torch.cuda.set_per_process_memory_fraction(share, ordinal)
+        contexts.make(ordinal, index, destination.uuid)
+    except RuntimeError as error:
+        what = f"{destination.device} ({destination.card}) can't be used: {first_line(error)}"
+        if is_out_of_memory(error):
+            raise PlaceFull(what, "close what fills it") from None
+        raise PlaceError(what, "`danzar doctor` tells more") from None
+    return Place(f"cuda:{ordinal}", destination.device)
+
+
+def _ordinal(torch: Any, destination: Destination, index: int) -> int:
+    """torch's number for a card. The bot's may be another: it stays when a card before it is lost,
+    while CUDA counts anew at the start of each process."""
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    uuids = [bare_uuid(str(getattr(card, "uuid", ""))) for card in cards]
+    if destination.uuid and all(uuids):
+        wanted = bare_uuid(destination.uuid)
+        if wanted in uuids:
+            return uuids.index(wanted)
+        seen = ", ".join(f"{c.name} (GPU-{u})" for c, u in zip(cards, uuids, strict=True))
         raise PlaceError(
-            f"{destination.device} ({destination.card}) is unknown to torch, which sees "
-            f"{torch.cuda.device_count()} cards",
+            f"{destination.device} is {destination.card} ({destination.uuid}) for the driver, but "
+            f"torch sees only {seen}",
             "look at CUDA_VISIBLE_DEVICES: the bot and its worker must see the same",
         )
-    properties = torch.cuda.get_device_properties(index)
-    found = str(getattr(properties, "uuid", ""))
-    if destination.uuid and found and bare_uuid(found) != bare_uuid(destination.uuid):
+    if index >= len(cards):
         raise PlaceError(
-            f"{destination.device} is {destination.card} ({destination.uuid}) for the driver but "
-            f"{properties.name} (GPU-{bare_uuid(found)}) for torch",
-            "look at CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER: they must be the same for both",
+            f"{destination.device} ({destination.card}) is unknown to torch, which sees "
+            f"{len(cards)} cards",
+            "look at CUDA_VISIBLE_DEVICES: the bot and its worker must see the same",
         )
-    if destination.limit_bytes is not None:
-        share = min(1.0, destination.limit_bytes / properties.total_memory)
-        torch.cuda.set_per_process_memory_fraction(share, index)
-    return Place(f"cuda:{index}", destination.device)
+    return index
 
 
 def bare_uuid(uuid: str) -> str:
@@ -112,7 +142,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     kind = _error_of_torch("OutOfMemoryError")
     if kind is not None and isinstance(error, kind):
         return True
-    return isinstance(error, RuntimeError) and any(s in str(error) for s in OUT_OF_MEMORY_SIGNS)
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(s in words for s in OUT_OF_MEMORY_SIGNS)
 
 
 def tried_bytes(words: str) -> int:
@@ -121,8 +152,37 @@ def tried_bytes(words: str) -> int:
     return int(float(found[1]) * UNITS[found[2]]) if found else 0
 
 
+def allocated_bytes(place: Place) -> int:
+    """What this process has allocated on a card; its peak counts from now on."""
+    if not place.on_card:
+        return 0
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(place.device)
+    return torch.cuda.memory_allocated(place.device)
+
+
+def peak_bytes(place: Place) -> int:
+    """The most that it had allocated there since then."""
+    if not place.on_card:
+        return 0
+    import torch
+
+    return torch.cuda.max_memory_allocated(place.device)
+
+
 def is_poisoned(error: BaseException) -> bool:
-    """Whether the CUDA context can't be trusted any more."""
+    """Whether the CUDA context can't be trusted any more.
+
+    Not every error of a card breaks its context: a kernel that was not built for it or a graph
+    that can't be captured does not, and cuDNN dresses broken contexts as errors of its own. The
+    contexts themselves are asked.
+    """
+    full = _error_of_torch("OutOfMemoryError")
+    if not isinstance(error, RuntimeError) or (full is not None and isinstance(error, full)):
+        return False
+    if contexts.made():
+        return not contexts.all_answer()
     kind = _error_of_torch("AcceleratorError")
     return kind is not None and isinstance(error, kind) and not is_out_of_memory(error)
 
@@ -135,25 +195,30 @@ def _error_of_torch(name: str) -> type[BaseException] | None:
 def give_back() -> None:
     """Return the allocator's unused blocks to the driver."""
     torch = _torch()
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if torch is None:
+        return
+    # Each call goes through all cards; the thread's own must be one that is in use anyway.
+    for ordinal in contexts.made():
+        with contexts.on(f"cuda:{ordinal}"):
+            torch.cuda.empty_cache()
+        return
 
 
 def held() -> tuple[Held, ...]:
-    """What the allocator holds, card by card; nothing while torch or CUDA is unused."""
+    """What this process has on each card where it has a CUDA context."""
     torch = _torch()
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if torch is None:
         return ()
-    rows = [
+    return tuple(
         Held(
-            index=i,
-            reserved_bytes=torch.cuda.memory_reserved(i),
-            active_bytes=torch.cuda.memory_allocated(i),
-            inactive_split_bytes=torch.cuda.memory_stats(i).get(INACTIVE_SPLIT, 0),
+            index=context.index,
+            reserved_bytes=torch.cuda.memory_reserved(ordinal),
+            active_bytes=torch.cuda.memory_allocated(ordinal),
+            inactive_split_bytes=torch.cuda.memory_stats(ordinal).get(INACTIVE_SPLIT, 0),
+            context_bytes=context.size_bytes,
         )
-        for i in range(torch.cuda.device_count())
-    ]
-    return tuple(row for row in rows if row.reserved_bytes)
+        for ordinal, context in contexts.made().items()
+    )
 
 
 _ready = threading.Event()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from bot.vision.refusal import Refusal
 from bot.vision.worker.devices import Place, give_back
 
 
-class ModelError(Exception):
-    """The model can't be used; says what happened and what to do."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
-        self.remedy = remedy
+class ModelError(Refusal):
+    """The model can't be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +56,19 @@ class VisionModel(Protocol):
     def weights_bytes(self) -> int: ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A model whose ``analyse`` has a first step that needs no model."""
+
+    def prepare(self, images: Sequence[np.ndarray]) -> list[Any]:
+        """One an image. Another thread calls it while another model computes."""
+        ...
+
+    def answer(self, prepared: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """What ``analyse`` says of the same images."""
+        ...
+
+
 def try_out(model: VisionModel) -> Sizes:
     """Run it once, on a card with a full batch, so that kernels are chosen and the peak known."""
     blank = np.zeros((720, 1280, 3), np.uint8)
@@ -76,12 +85,6 @@ def try_out(model: VisionModel) -> Sizes:
     peak = torch.cuda.max_memory_allocated(place.device) - before
     give_back()
     return Sizes(model.weights_bytes, peak)
-
-
-def first_line(error: BaseException) -> str:
-    """Kind and first line of an error, for people."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def size_of(module: Any) -> int:

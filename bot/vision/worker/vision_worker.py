@@ -11,19 +11,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bot.vision.refusal import first_line
 from bot.vision.worker.analysis import Analysis, Seat
 from bot.vision.worker.capture import Capture, inbox_for
 from bot.vision.worker.devices import (
     CPU,
     Place,
     PlaceError,
+    allocated_bytes,
     give_back,
     held,
     is_out_of_memory,
+    is_poisoned,
+    peak_bytes,
     resolve,
+    tried_bytes,
 )
 from bot.vision.worker.models import ModelError, Sizes, VisionModel, try_out
 from bot.vision.worker.protocol import (
+    CallOff,
     Channel,
     ClipSpec,
     Consumed,
@@ -60,6 +66,9 @@ from bot.vision.worker.protocol import (
 )
 
 log = logging.getLogger("bot.vision.worker")
+
+CATCH_UP_SECONDS = 2.0
+"""So long a picture waits for a model that has just come back."""
 
 Loader = Callable[[YoloSpec | ClipSpec, int, Place, Callable[[str], None]], VisionModel]
 """(specification, threads, where it will compute, what it is at) -> the model, in host memory."""
@@ -101,6 +110,7 @@ class VisionWorker:
         self._forward_log = forward_log
         self._analysis = Analysis(self._tell)
         self._capture: Capture | None = None
+        self._called_off: set[ModelName] = set()
         self._turns: dict[str, threading.Lock] = {
             "yolo": threading.Lock(),
             "clip": threading.Lock(),
@@ -146,9 +156,14 @@ class VisionWorker:
                 self._answer(number, Done())
             case StartCapture() | ReleaseCapture() | StopCapture() | TakePicture():
                 self._aside(number, "capture", lambda: self._do(request))
+            case CallOff():
+                self._called_off.add(request.model)
+                self._answer(number, Done())
             case LoadModel():
+                self._called_off.discard(request.spec.kind)
                 self._aside(number, request.spec.kind, lambda: self._do(request))
             case MoveModel() | ParkModel() | UnloadModel():
+                self._called_off.discard(request.model)
                 self._aside(number, request.model, lambda: self._do(request))
             case SetConcepts() | ScorePhrases():
                 self._aside(number, "clip", lambda: self._do(request))
@@ -166,9 +181,13 @@ class VisionWorker:
                 except ModelError as error:
                     answer = Refused(what=error.what, remedy=error.remedy, about="model")
                 except PlaceError as error:
-                    answer = Refused(what=error.what, remedy=error.remedy, about="place")
+                    answer = Refused(what=error.what, remedy=error.remedy, about=error.about)
                 except Exception as error:
                     log.exception("%s failed", turn)
+                    if is_poisoned(error):
+                        words = f"the CUDA context broke ({turn}): {first_line(error)}"
+                        with contextlib.suppress(OSError):
+                            self._tell(Dying(words=words))
                     answer = Refused(what=f"{type(error).__name__}: {error}")
             with contextlib.suppress(OSError):  # nobody may be left to talk to
                 self._answer(number, answer, blob)
@@ -184,8 +203,9 @@ class VisionWorker:
             case ParkModel():
                 return self._park(request.model), b""
             case UnloadModel():
-                self._analysis.remove(request.model)
-                give_back()
+                with self._analysis.lock:  # nothing is given back while a graph is captured
+                    self._analysis.remove(request.model)
+                    give_back()
             case SetConcepts():
                 seat = self._analysis.seat("clip")
                 if seat is None:
@@ -234,6 +254,9 @@ class VisionWorker:
             self._analysis.put(seat)
             self._tell(Progress(model=name, text="ready", fraction=1.0))
             answer = answer.model_copy(update={"seconds": time.monotonic() - began - waited})
+        elif _is_called_off(answer):
+            seat.parked = True
+            self._analysis.put(seat)
         return answer
 
     def _move(self, name: ModelName, destination: Destination) -> Reply:
@@ -246,7 +269,10 @@ class VisionWorker:
             answer, _ = self._settle(seat, resolve(destination))
             if isinstance(answer, Placed):
                 seat.parked = seat.wanted = False
+                self._analysis.change.notify_all()
                 answer = answer.model_copy(update={"seconds": time.monotonic() - began})
+            elif _is_called_off(answer):
+                pass  # it is where it was
             elif was_parked:
                 seat.model.park()
             else:
@@ -269,24 +295,34 @@ class VisionWorker:
     def _settle(self, seat: Seat, place: Place) -> tuple[Reply, float]:
         """Put a model where it shall live and try it there; how long a batch was waited for."""
         asked = began = time.monotonic()
+        before = 0
         try:
             # A trial computes: it takes its turn with the frames.
             with self._analysis.lock:
                 began = time.monotonic()
+                if seat.name in self._called_off:
+                    words = f"{seat.name} was called off on its way to {place.shown}"
+                    return Refused(what=words, about="called_off"), began - asked
+                before = allocated_bytes(place)
                 seat.model.move(place)
                 sizes = try_out(seat.model)
-        except Exception as error:
-            if not is_out_of_memory(error):
+        except RuntimeError as error:
+            full = is_out_of_memory(error)
+            if is_poisoned(error) or not (full or place.on_card):
                 raise
-            shortage = str(error).strip().splitlines()[0][:300]
+            # Outside this handler: its traceback keeps what was computed alive.
+            why = f"{'has no room for it' if full else 'can not compute it'}: {first_line(error)}"
+            tried = tried_bytes(str(error)) if full and place.on_card else 0
+            needed = peak_bytes(place) - before + tried if tried else None
         else:
             seat.shown_device = place.shown
             seat.needed_bytes = sizes.weights_bytes + (sizes.activations_bytes or 0)
             return _placed(seat.model, sizes), began - asked
         seat.model.move(CPU)
         give_back()
-        words = f"{place.shown} has no room for it: {shortage}"
-        return Refused(what=words, about="memory"), began - asked
+        words = f"{place.shown} {why}"
+        about = "memory" if full else "place"
+        return Refused(what=words, about=about, needed_bytes=needed), began - asked
 
     # --- capture ------------------------------------------------------------------------------
 
@@ -308,6 +344,7 @@ class VisionWorker:
             self._analysis.watch(None)
 
     def _picture(self) -> tuple[Reply, bytes]:
+        self._analysis.catch_up(CATCH_UP_SECONDS)
         latest = self._analysis.latest
         if latest is None:
             return Picture(report=None), b""
@@ -354,6 +391,10 @@ class VisionWorker:
             held=held(),
             resident_bytes=psutil.Process().memory_info().rss,
         )
+
+
+def _is_called_off(answer: Reply) -> bool:
+    return isinstance(answer, Refused) and answer.about == "called_off"
 
 
 def _placed(model: VisionModel, sizes: Sizes) -> Placed:

@@ -6,7 +6,7 @@ Used by the analysis thread alone, or by others that hold its lock.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,10 @@ from bot.vision.worker.devices import is_out_of_memory, is_poisoned
 
 log = logging.getLogger(__name__)
 
-MOST_SHAPES = 2
-"""Buffers and graphs that are kept: one frame, and a full batch."""
+MOST_SIZES = 2
+"""Frame sizes whose buffers are kept."""
+MOST_GRAPHS = 4
+"""One for each batch size, as long as the frames' size stays."""
 RUNS_BEFORE_CAPTURE = 3
 """Kernels are chosen and workspaces made in the first runs, which a graph can't hold."""
 
@@ -28,48 +30,55 @@ class _Buffers:
     on_card: Any
     staging: Any
     arrived: Any
+    shown: Any
+    """The part of ``on_card`` with the newest frames."""
     holds: tuple[np.ndarray, ...] = ()
-    """The very arrays that ``on_card`` shows; kept, so that none of their ids is used again."""
+    """The very arrays that ``shown`` shows; kept, so that none of their ids is used again."""
 
 
 class Uploads:
-    """Frames on one card. The second model that asks for the same frames finds them there."""
+    """Frames on one card. The second model that asks for the same frames finds them there.
+
+    To be used while the card is the thread's current one.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._kept: OrderedDict[tuple[int, ...], _Buffers] = OrderedDict()
 
     def stacked(self, images: Sequence[np.ndarray]) -> Any:
-        """N x height x width x 3, BGR, uint8, on the card; the same memory for the same shape."""
-        shape = (len(images), *images[0].shape)
-        buffers = self._kept.get(shape)
-        if buffers is None:
-            buffers = self._kept[shape] = self._made(shape)
-            if len(self._kept) > MOST_SHAPES:
+        """N x height x width x 3, BGR, uint8, on the card; the same memory for the same size."""
+        size, count = images[0].shape, len(images)
+        buffers = self._kept.get(size)
+        if buffers is None or len(buffers.on_card) < count:
+            self._kept.pop(size, None)
+            buffers = self._kept[size] = self._made((count, *size))
+            if len(self._kept) > MOST_SIZES:
                 self._kept.popitem(last=False)
-        self._kept.move_to_end(shape)
-        if len(buffers.holds) == len(images) and all(
+        self._kept.move_to_end(size)
+        if len(buffers.holds) == count and all(
             a is b for a, b in zip(buffers.holds, images, strict=True)
         ):
-            return buffers.on_card
+            return buffers.shown
         # The copy before this one may still read the staging memory.
         buffers.arrived.synchronize()
         buffers.holds = ()
-        for target, image in zip(buffers.staging.numpy(), images, strict=True):
+        if len(buffers.shown) != count:
+            buffers.shown = buffers.on_card[:count]
+        staging = buffers.staging[:count]
+        for target, image in zip(staging.numpy(), images, strict=True):
             target[...] = image
-        buffers.on_card.copy_(buffers.staging, non_blocking=True)
+        buffers.shown.copy_(staging, non_blocking=True)
         buffers.arrived.record()
         buffers.holds = tuple(images)
-        return buffers.on_card
+        return buffers.shown
 
     def _made(self, shape: tuple[int, ...]) -> _Buffers:
         import torch
 
-        return _Buffers(
-            torch.empty(shape, dtype=torch.uint8, device=self._device),
-            torch.empty(shape, dtype=torch.uint8, pin_memory=True),
-            torch.cuda.Event(),
-        )
+        on_card = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        staging = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        return _Buffers(on_card, staging, torch.cuda.Event(), on_card)
 
 
 _uploads: dict[str, Uploads] = {}
@@ -86,23 +95,49 @@ def done_with(device: str, user: object) -> None:
     """The last one to leave a card takes the frames' memory along."""
     users = _users.get(device, set())
     users.discard(id(user))
-    if not users:
-        _uploads.pop(device, None)
+    if not users and _uploads.pop(device, None) is not None and not any(_users.values()):
+        _drop_workspaces()
+
+
+def _drop_workspaces() -> None:
+    """torch keeps cuBLAS' workspaces for good: 8 to 32 MiB for each thread and stream.
+
+    Only while no model is on any card: graphs compute in them.
+    """
+    import torch
+
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None and torch.cuda.is_initialized():
+        clear()
 
 
 class Graphs:
-    """Runs a computation, and replays it as one launch once it is known to repeat."""
+    """Runs a computation, and replays it as one launch once it is known to repeat.
+
+    The graphs of one computation share a stream and a memory pool and go together: a graph that
+    goes alone takes cuBLAS' workspace of their stream along (pytorch issue 193402). To be used
+    while the card is the thread's current one.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.note = ""
-        self._runs: dict[tuple[int, ...], int] = {}
-        self._captured: OrderedDict[tuple[int, ...], tuple[Any, Any, Any]] = OrderedDict()
+        self._where: tuple[int, ...] = ()
+        self._runs: Counter[int] = Counter()
+        self._captured: dict[int, tuple[Any, Any, Any]] = {}
+        self._pool: Any = None
+        self._streams: dict[Any, Any] = {}
+        """For good: torch has 32 of a card, and each that computed keeps a workspace."""
+
+    def switch_off(self, why: str) -> None:
+        self.enabled = False
+        self.note = f"it runs without CUDA graphs: {why}"
 
     def forget(self) -> None:
         """Give back what graphs hold: to be called before weights leave the card."""
         self._captured.clear()
         self._runs.clear()
+        self._pool = None
 
     def run(self, compute: Callable[[Any], Any], frames: Any) -> Any:
         """``compute(frames)``; the result may be overwritten by the next run.
@@ -110,40 +145,48 @@ class Graphs:
         Raises:
             Exception: whatever ``compute`` raises.
         """
-        key = (frames.data_ptr(), *frames.shape)
-        known = self._captured.get(key)
+        where = (frames.data_ptr(), *frames.shape[1:])
+        if where != self._where:
+            self.forget()
+            self._where = where
+        count = len(frames)
+        known = self._captured.get(count)
         if known is not None:
             known[0].replay()
             return known[1]
-        runs = self._runs[key] = self._runs.get(key, 0) + 1
-        if self.enabled and runs > RUNS_BEFORE_CAPTURE:
-            self._capture(key, compute, frames)
-            if key in self._captured:
+        self._runs[count] += 1
+        repeats = self._runs[count] > RUNS_BEFORE_CAPTURE
+        if self.enabled and repeats and len(self._captured) < MOST_GRAPHS:
+            self._capture(compute, frames)
+            if count in self._captured:
                 return self.run(compute, frames)
         return compute(frames)
 
-    def _capture(self, key: tuple[int, ...], compute: Callable[[Any], Any], frames: Any) -> None:
+    def _capture(self, compute: Callable[[Any], Any], frames: Any) -> None:
         import torch
 
         graph = torch.cuda.CUDAGraph()
+        device = frames.device
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        stream = self._streams[device]
         try:
-            side = torch.cuda.Stream(frames.device)
-            side.wait_stream(torch.cuda.current_stream(frames.device))
-            with torch.cuda.stream(side):
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
                 compute(frames)
-            torch.cuda.current_stream(frames.device).wait_stream(side)
+            torch.cuda.current_stream(device).wait_stream(stream)
             # Another thread may load a model meanwhile; its calls don't concern this one.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
                 result = compute(frames)
+            self._pool = graph.pool()
         except RuntimeError as error:
             if is_poisoned(error):
                 raise
-            self.enabled = False
-            why = "no memory for it" if is_out_of_memory(error) else str(error).split("\n")[0][:120]
-            self.note = f"it runs without CUDA graphs: {why}"
-            log.warning("CUDA graphs are off: %s", why)
+            full = is_out_of_memory(error)
+            self.switch_off("no memory for it" if full else str(error).split("\n")[0][:120])
+            log.warning("CUDA graphs are off: %s", self.note)
             return
         # The frames are kept with it: their memory is what the graph reads.
-        self._captured[key] = (graph, result, frames)
-        while len(self._captured) > MOST_SHAPES:
-            self._captured.popitem(last=False)
+        self._captured[len(frames)] = (graph, result, frames)

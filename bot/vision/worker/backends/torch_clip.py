@@ -11,34 +11,29 @@ from typing import Any
 import numpy as np
 
 from bot.vision.model_files import CLIP_CONFIG, CLIP_WEIGHTS
-from bot.vision.worker.backends.agreement import features_differ, frames
-from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
-from bot.vision.worker.backends.residence import Residence
+from bot.vision.refusal import first_line
+from bot.vision.worker.backends.agreement import features_differ
+from bot.vision.worker.backends.torch_model import TorchModel
 from bot.vision.worker.clip_pictures import Preprocess
+from bot.vision.worker.contexts import on
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.environment import importing, use_threads
-from bot.vision.worker.models import ModelError, size_of
+from bot.vision.worker.models import ModelError
 
 TEXT_BATCH = 32
 
 
-class TorchClip:
-    """The model itself. Its weights are in host memory until it is sent elsewhere."""
+class TorchClip(TorchModel):
+    """The model itself."""
+
+    title = "CLIP"
 
     def __init__(
-        self, model: Any, tokenizer: Any, facts: dict[str, Any], threads: int, *, graphs: bool
+        self, module: Any, tokenizer: Any, facts: dict[str, Any], threads: int, *, graphs: bool
     ) -> None:
-        self.facts = facts
-        self.note = ""
-        self._model = model
-        self._tokenizer = tokenizer
-        self._threads = threads
+        super().__init__(module, facts, threads, graphs=graphs)
+        self.tokenizer = tokenizer
         self.preprocess = Preprocess(facts["preprocess"])
-        self._residence = Residence(model)
-        self._graphs = Graphs(enabled=graphs)
-        self._uploads: Uploads | None = None
-        self._half: bool | None = None
-        self._device = "cpu"
 
     @classmethod
     def open(cls, folder: Path, threads: int, *, graphs: bool = True) -> TorchClip:
@@ -72,9 +67,8 @@ class TorchClip:
             AssertionError,
             SafetensorError,
         ) as error:
-            first = (str(error).strip().splitlines() or [""])[0][:200]
             raise ModelError(
-                f"{folder.name} is no open_clip model ({type(error).__name__}: {first})",
+                f"{folder.name} is no open_clip model ({first_line(error)})",
                 "fetch it again with `danzar models pull`",
             ) from error
         model.eval()
@@ -92,62 +86,17 @@ class TorchClip:
         }
         return cls(model, tokenizer, facts, threads, graphs=graphs)
 
-    @property
-    def module(self) -> Any:
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._tokenizer
-
-    @property
-    def weights_bytes(self) -> int:
-        return size_of(self._model)
-
-    @property
-    def backend(self) -> str:
-        if self._device == "cpu":
-            return "torch f32"
-        graphs = ", CUDA graphs" if self._graphs.enabled else ""
-        return f"torch {'f16' if self._half else 'f32'}{graphs}"
-
     # --- where it is --------------------------------------------------------------------------
 
-    def to_card(self, device: str) -> None:
-        """Raises ``torch.OutOfMemoryError``; it is in host memory then."""
-        self.leave()
-        known: np.ndarray | None = None
-        pictures = frames(2)
-        if self._half is None:
-            self._residence.for_cpu()
-            known = self.features(pictures)
-        self._arrive(device, half=self._half is not False)
-        if known is not None:
-            why = features_differ(known, self.features(pictures))
-            self._half = not why
-            if why:
-                self.note = f"CLIP computes in single precision on the card: in half, {why}"
-                self.leave()
-                self._arrive(device, half=False)
+    def _forget(self) -> None:
+        """The constants of the transform."""
+        self.preprocess = Preprocess(self.facts["preprocess"])
 
-    def _arrive(self, device: str, *, half: bool) -> None:
-        self._residence.to_card(device, half=half)
-        self._device = device
-        self._uploads = uploads_for(device, self)
+    def _said(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        return self.features(pictures)
 
-    def for_cpu(self) -> None:
-        self.leave()
-        self._residence.for_cpu()
-        use_threads(self._threads)
-
-    def leave(self) -> None:
-        """Keep the host copy alone."""
-        if self._uploads is not None:
-            self._graphs.forget()
-            done_with(self._device, self)
-            self._uploads = None
-        self._residence.to_host()
-        self._device = "cpu"
+    def _differs(self, reference: np.ndarray, pictures: Sequence[np.ndarray]) -> str:
+        return features_differ(reference, self.features(pictures))
 
     # --- what it says -------------------------------------------------------------------------
 
@@ -155,9 +104,9 @@ class TorchClip:
         """N x width, float32, of length 1."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), on(self._device):
             if self._device == "cpu":
-                return self._normal(self._model.encode_image(self.preprocess(images))).numpy()
+                return self._normal(self.module.encode_image(self.preprocess(images))).numpy()
             assert self._uploads is not None
             if len({image.shape for image in images}) > 1:
                 return np.concatenate([self.features([image]) for image in images])
@@ -172,17 +121,17 @@ class TorchClip:
         if self._half is not False:
             pictures = pictures.half()
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        return self._normal(self._model.encode_image(pictures))
+        return self._normal(self.module.encode_image(pictures))
 
     def text(self, phrases: Sequence[str]) -> np.ndarray:
         """N x width, float32, of length 1."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), on(self._device):
             parts = [
                 self._normal(
-                    self._model.encode_text(
-                        self._tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self._device)
+                    self.module.encode_text(
+                        self.tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self._device)
                     )
                 ).cpu()
                 for i in range(0, len(phrases), TEXT_BATCH)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from bot.vision.model_files import check_checkpoint
-from bot.vision.worker.backends.agreement import CONFIDENCES, boxes_differ, frames
-from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
-from bot.vision.worker.backends.residence import Residence
+from bot.vision.refusal import first_line
+from bot.vision.worker.backends.agreement import CONFIDENCES, boxes_differ
+from bot.vision.worker.backends.torch_model import TorchModel
 from bot.vision.worker.boxes import GREY, Fit, Letterbox, candidates, fits
+from bot.vision.worker.contexts import on
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.environment import (
     UnsafeSurroundings,
@@ -21,7 +22,7 @@ from bot.vision.worker.environment import (
     require_safe_loading,
     use_threads,
 )
-from bot.vision.worker.models import ModelError, first_line, size_of
+from bot.vision.worker.models import ModelError
 
 DEFAULT_IMAGE_SIZE = 640
 MAX_IMAGE_SIZE = 2048
@@ -29,20 +30,16 @@ ROWS_FROM_CARD = 2048
 """So many of the surest boxes of each picture leave the card, before suppression."""
 
 
-class TorchYolo:
-    """The model itself. Its weights are in host memory until it is sent elsewhere."""
+class TorchYolo(TorchModel):
+    """The model itself."""
 
-    def __init__(self, model: Any, facts: dict[str, Any], threads: int, *, graphs: bool) -> None:
-        self.facts = facts
-        self.note = ""
-        self._model = model
-        self._threads = threads
-        self._residence = Residence(model)
+    title = "YOLO"
+
+    def __init__(self, module: Any, facts: dict[str, Any], threads: int, *, graphs: bool) -> None:
+        super().__init__(module, facts, threads, graphs=graphs)
+        self.image_size: int = facts["image_size"]
+        """Pixels of the longer side that pictures are tried with on a new card."""
         self._letterbox = Letterbox()
-        self._graphs = Graphs(enabled=graphs)
-        self._uploads: Uploads | None = None
-        self._half: bool | None = None
-        self._device = "cpu"
 
     @classmethod
     def open(cls, path: Path, threads: int, *, graphs: bool = True) -> TorchYolo:
@@ -90,78 +87,16 @@ class TorchYolo:
         }
         return cls(model, facts, threads, graphs=graphs)
 
-    @property
-    def module(self) -> Any:
-        return self._model
-
-    @property
-    def weights_bytes(self) -> int:
-        return size_of(self._model)
-
-    @property
-    def backend(self) -> str:
-        if self._device == "cpu":
-            return "torch f32"
-        graphs = ", CUDA graphs" if self._graphs.enabled else ""
-        return f"torch {'f16' if self._half else 'f32'}{graphs}"
-
     # --- where it is --------------------------------------------------------------------------
 
-    def to_card(self, device: str, image_size: int) -> None:
-        """Raises ``torch.OutOfMemoryError``; it is in host memory then."""
-        self.leave()
-        half = self._half is not False
-        reference = None
-        if self._half is None:
-            self._residence.for_cpu()
-            pictures = frames(2)
-            look = partial(self._checked_boxes, image_size=image_size)
-            # Thresholds vary while the two are compared; the reference is asked for all at once.
-            known = [look(picture, 0.0) for picture in pictures]
-            reference = (pictures, look, known)
-        self._arrive(device, half=half)
-        if reference is not None:
-            pictures, look, known = reference
-            by_picture = {id(p): rows for p, rows in zip(pictures, known, strict=True)}
+    def _settle_in(self) -> None:
+        if not _decode_in_single(self.module.model[-1]):
+            # It may drop tensors with another batch that a graph goes on reading.
+            self._graphs.switch_off("its head is of another kind")
 
-            def said(picture: np.ndarray, confidence: float) -> np.ndarray:
-                rows = by_picture[id(picture)]
-                return rows[rows[:, 4] > confidence]
-
-            why = boxes_differ(said, look, pictures)
-            self._half = not why
-            if why:
-                self.note = f"YOLO computes in single precision on the card: in half, {why}"
-                self.leave()
-                self._arrive(device, half=False)
-
-    def _arrive(self, device: str, *, half: bool) -> None:
-        try:
-            self._residence.to_card(device, half=half)
-        finally:
-            self._forget_anchors()
-        _decode_in_single(self._model.model[-1])
-        self._device = device
-        self._uploads = uploads_for(device, self)
-
-    def for_cpu(self) -> None:
-        self.leave()
-        self._residence.for_cpu()
-        use_threads(self._threads)
-
-    def leave(self) -> None:
-        """Keep the host copy alone."""
-        if self._uploads is not None:
-            self._graphs.forget()
-            done_with(self._device, self)
-            self._uploads = None
-        self._residence.to_host()
-        self._forget_anchors()
-        self._device = "cpu"
-
-    def _forget_anchors(self) -> None:
-        """Those of the last picture lie on the old device and are no weights."""
-        head = self._model.model[-1]
+    def _forget(self) -> None:
+        """The anchors of the last picture."""
+        head = self.module.model[-1]
         head.shape = None
         head.__dict__.pop("_inference", None)
 
@@ -173,7 +108,7 @@ class TorchYolo:
         """For each picture the boxes above the confidence, in the input's pixels, surest first."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), on(self._device):
             if self._device == "cpu":
                 predictions = self(self._letterbox(images, laid))
                 if self.facts["end_to_end"]:
@@ -193,7 +128,7 @@ class TorchYolo:
 
         with torch.inference_mode():
             tensor = torch.from_numpy(batch).permute(0, 3, 1, 2).flip(1).contiguous()
-            return _first(self._model(tensor.float().div_(255))).numpy()
+            return _first(self.module(tensor.float().div_(255))).numpy()
 
     def _on_card(self, frames: Any, place: Fit) -> Any:
         """N x rows x 6 from frames; nothing here waits for the card or asks it anything."""
@@ -215,7 +150,7 @@ class TorchYolo:
         )
         pictures = functional.pad(pictures, borders, value=float(GREY)).flip(1).div_(255)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
-        said = _first(self._model(pictures))
+        said = _first(self.module(pictures))
         if self.facts["end_to_end"]:
             return said
         scores, kinds = said[:, 4:].max(1)
@@ -230,11 +165,22 @@ class TorchYolo:
         corners = (centre - size / 2, centre + size / 2)
         return torch.cat((*corners, scores[..., None], kinds[..., None].to(scores.dtype)), dim=2)
 
-    def _checked_boxes(
-        self, picture: np.ndarray, confidence: float, *, image_size: int
-    ) -> np.ndarray:
+    def _said(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        # Thresholds vary while the two are compared; the reference is asked for all at once.
+        return [self._candidates(picture, 0.0) for picture in pictures]
+
+    def _differs(self, reference: list[np.ndarray], pictures: Sequence[np.ndarray]) -> str:
+        known = {id(p): rows for p, rows in zip(pictures, reference, strict=True)}
+
+        def said(picture: np.ndarray, confidence: float) -> np.ndarray:
+            rows = known[id(picture)]
+            return rows[rows[:, 4] > confidence]
+
+        return boxes_differ(said, self._candidates, pictures)
+
+    def _candidates(self, picture: np.ndarray, confidence: float) -> np.ndarray:
         """Candidates of any class for the comparison with another precision."""
-        laid = fits([picture], image_size, self.facts["stride"])
+        laid = fits([picture], self.image_size, self.facts["stride"])
         least = max(confidence, CONFIDENCES[-1])
         rows = self.rows([picture], laid, least)[0]
         return rows[rows[:, 4] > least]
@@ -245,15 +191,15 @@ def _first(said: Any) -> Any:
     return said[0] if isinstance(said, (list, tuple)) else said
 
 
-def _decode_in_single(head: Any) -> None:
-    """Let a head compute boxes from its last layer in single precision.
+def _decode_in_single(head: Any) -> bool:
+    """Let a head compute boxes from its last layer in single precision; whether it is of that kind.
 
     In half, coordinates from 512 on are known to half a pixel only: too coarse for thin bars.
     """
     from ultralytics.nn.modules.head import Detect
 
     if not isinstance(head, Detect) or type(head)._inference is not Detect._inference:
-        return
+        return False
     known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def decoded(said: dict[str, Any]) -> Any:
@@ -262,8 +208,7 @@ def _decode_in_single(head: Any) -> None:
         boxes, scores = said["boxes"].float(), said["scores"].float()
         levels = tuple(tuple(level.shape[2:]) for level in said["feats"])
         key = (boxes.device, levels)
-        if key not in known:
-            known.clear()
+        if key not in known:  # never dropped while the model is there: a graph may read them
             known[key] = _anchors(levels, head.stride.tolist(), boxes.device)
         anchors, strides = known[key]
         bins = int(head.reg_max)
@@ -277,6 +222,7 @@ def _decode_in_single(head: Any) -> None:
 
     # Only this object: the class goes on to serve the CPU.
     head.__dict__["_inference"] = decoded
+    return True
 
 
 def _anchors(
