@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bot import cores
 from bot.capture_address import DEFAULT_PORT, parse_address
 from bot.settings_contradictions import contradictions
 from bot.settings_problems import problems_of
@@ -27,6 +28,8 @@ MAX_SHOWN = 20
 MAX_TOKEN_FILE = 4096
 LARGEST_SIDE = 16384
 """Pixels: more than any screen, and few enough that a frame fits into memory."""
+MOST_THREADS = 4
+"""Of vision on the CPU unless somebody asks for more: a game misses the cores."""
 
 GAME_CONCEPTS = (
     "exploring the world",
@@ -269,7 +272,10 @@ class VisionSettings(Section):
         ge=1,
         le=256,
         title="CPU budget",
-        description="Cores that vision may use on the CPU; unset, half of the machine's.",
+        description=(
+            "Cores that vision may use on the CPU; unset, half of what this process may use "
+            "(a container's share counts), at most 4: the game comes first."
+        ),
     )
     backend: Literal["auto", "openvino", "torch"] = Field(
         default="auto",
@@ -323,8 +329,8 @@ class VisionSettings(Section):
 
     @property
     def threads(self) -> int:
-        """Cores that the models have on the CPU; half of the machine's if nothing is set."""
-        return self.cpu_budget or max(1, (os.cpu_count() or 2) // 2)
+        """Cores that the models have on the CPU; a part of the machine's if nothing is set."""
+        return self.cpu_budget or max(1, min(MOST_THREADS, cores.usable() // 2))
 
     def may_share_in(self, channel: object) -> bool:
         """Whether a frame may be posted in a channel, or a thread of it."""
