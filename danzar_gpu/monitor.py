@@ -94,10 +94,21 @@ class ProbeReader:
             job()
 
 
+MOST_BACKOFF_SECONDS = 30.0
+
+
+def pause_seconds(interval: float, failures: int) -> float:
+    """How long to wait for the next reading after so many that failed in a row.
+
+    A long interval is rest enough: a driver that is back is not left alone for minutes.
+    """
+    return max(interval, min(interval * 2 ** min(3, failures), MOST_BACKOFF_SECONDS))
+
+
 class MemoryMonitor:
     """Calls ``read`` again and again; ``interval`` says how long to wait in between.
 
-    A failed read backs off up to eight intervals and recovers by itself.
+    A failed read backs off, up to eight intervals or half a minute, and recovers by itself.
     """
 
     def __init__(
@@ -145,7 +156,7 @@ class MemoryMonitor:
                 log.exception("a poll failed; the poller goes on")
 
     async def _pause(self) -> None:
-        delay = self._interval() * min(8, 2**self._failures if self._failures else 1)
+        delay = pause_seconds(self._interval(), self._failures)
         try:
             await asyncio.wait_for(self._hurry.wait(), delay)
         except TimeoutError:

@@ -13,6 +13,7 @@ import pytest
 
 from danzar_gpu import AdmissionRefused, Footprint, GPUMemoryConfig, GPUMemoryManager, ProbeError
 from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.monitor import pause_seconds
 from tests.gpu_memory.rig import Card, Rig, ScriptedProbe, gb, settle
 
 GUIDE = Path(__file__).parents[2] / "docs" / "gpu_memory_guide.md"
@@ -301,6 +302,16 @@ async def test_high_utilization_warns_once_for_each_crossing(
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 2
     assert "utilization is high: 94.2%" in warnings[0].message
+
+
+@pytest.mark.parametrize(
+    ("interval", "failures", "seconds"),
+    [(1.0, 0, 1.0), (1.0, 1, 2.0), (1.0, 50, 8.0), (10.0, 3, 30.0), (30.0, 9, 30.0), (60, 1, 60)],
+)
+def test_failed_readings_are_tried_again_more_slowly_but_within_half_a_minute(
+    interval: float, failures: int, seconds: float
+) -> None:
+    assert pause_seconds(interval, failures) == seconds
 
 
 async def test_the_poller_polls_survives_faults_and_really_toggles() -> None:
