@@ -78,6 +78,11 @@ def test_the_images_differ_in_their_packages_alone() -> None:
     assert list(found)[-1] == "full", "what is built when nothing is said"
 
 
+def test_the_image_has_what_discord_s_certificate_is_verified_with() -> None:
+    (install,) = [rest for word, rest in stages()["base"] if "apt-get install" in rest]
+    assert "ca-certificates" in install.split()
+
+
 def test_what_is_copied_is_there_and_reaches_the_builder() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     assert ignored[ignored.index("*") - 1] == "copies." and "!requirements" in ignored
