@@ -53,6 +53,17 @@ def test_safe_loading_is_effective_and_the_threads_are_ours() -> None:
     assert shown.stdout.split()[-2:] == ["3", "1"]
 
 
+def test_opencv_never_has_a_pool_whose_threads_ultralytics_could_take_away() -> None:
+    program = (
+        "import os; from bot.vision.worker import environment; environment.prepare(os.environ, 3);"
+        "import cv2; print(cv2.getNumThreads())"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split() == ["1"]
+
+
 def test_unsafe_loading_is_noticed() -> None:
     clean = {k: v for k, v in os.environ.items() if k != "ULTRALYTICS_SAFE_LOAD"}
     shown = subprocess.run(

@@ -46,6 +46,9 @@ def prepare(environment: MutableMapping[str, str], threads: int) -> None:
     # model or the game could use.
     environment["OMP_WAIT_POLICY"] = "PASSIVE"
     environment["GOMP_SPINCOUNT"] = "0"
+    # From its first call on: ultralytics sets OpenCV's threads to 0 when it is imported, and a pool
+    # that computes in another thread at that moment (the capture's) then divides by zero: SIGFPE.
+    environment["OPENCV_FOR_THREADS_NUM"] = "1"
     environment.setdefault("YOLO_CONFIG_DIR", str(_config_dir()))
     # OpenVINO reports each conversion to a statistics service unless this package is not there;
     # it has no switch of its own, and falls back to a stub that sends nothing.
