@@ -49,6 +49,9 @@ class DeviceMemory:
     """``None`` where the driver lists no processes (not: no processes)."""
     pci_bus_id: str = ""
     compute_capability: tuple[int, int] | None = None
+    cores: int | None = None
+    """CUDA cores by NVML, multiprocessors by torch: of two cards of one capability in the same
+    reading the one with more is the faster."""
     gpu_utilization_percent: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None

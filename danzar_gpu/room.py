@@ -239,11 +239,12 @@ def order(devices: Iterable[DeviceMemory], config: GPUMemoryConfig) -> list[Devi
     """The guide's order; among other cards the faster first, near ties by best fit."""
     vision, llm = config.vision_index, config.main_llm_index
 
-    def rank(device: DeviceMemory) -> tuple[int, int, int, int, int]:
+    def rank(device: DeviceMemory) -> tuple[int, ...]:
         index = device.index
         major, minor = device.compute_capability or (0, 0)
         place = 0 if index == vision else 1 if index == llm else 2
-        return place, -major, -minor, device.free_bytes // NEAR_TIE_BYTES, index
+        cores = device.cores or 0
+        return place, -major, -minor, -cores, device.free_bytes // NEAR_TIE_BYTES, index
 
     return sorted(devices, key=rank)
 

@@ -35,6 +35,7 @@ class Card:
     name: str
     pci_bus_id: str
     compute_capability: tuple[int, int] | None
+    cores: int | None = None
     parent_uuid: str = ""
     """Of the card whose part this is; empty for a whole card."""
     index: int = 0
@@ -121,6 +122,7 @@ def _card(handle: Any, bus: str, otherwise: str, of: Card | None = None) -> Card
         name=short_name(text(known(pynvml.nvmlDeviceGetName, handle)) or "GPU"),
         pci_bus_id=bus,
         compute_capability=(capability[0], capability[1]) if capability else None,
+        cores=known(pynvml.nvmlDeviceGetNumGpuCores, whole),
         parent_uuid=of.uuid if of is not None else "",
     )
 

@@ -228,6 +228,7 @@ class NvmlProbe:
             card.processes,
             card.pci_bus_id,
             card.compute_capability,
+            card.cores,
             busy,
             card.temperature_c,
             card.power_w,

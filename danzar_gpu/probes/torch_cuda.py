@@ -59,6 +59,7 @@ class TorchProbe:
                 allocated_bytes=row["total"] - row["free"],
                 processes=None,
                 compute_capability=tuple(row["capability"]),
+                cores=row["cores"],
                 source=self.source,
                 read_at=now,
             )

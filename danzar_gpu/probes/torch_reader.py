@@ -26,6 +26,7 @@ def read_devices() -> list[dict[str, Any]]:
                 "total": total,
                 "free": free,
                 "capability": [properties.major, properties.minor],
+                "cores": properties.multi_processor_count,
             }
         )
     return rows

@@ -27,6 +27,7 @@ class Card:
     ours: dict[int, int] = field(default_factory=dict[int, int])
     """pid -> bytes that our own worker really holds here."""
     capability: tuple[int, int] = (8, 9)
+    cores: int | None = None
 
     def device(self, index: int, now: float) -> DeviceMemory:
         rows = [
@@ -45,6 +46,7 @@ class Card:
             allocated_bytes=held,
             processes=tuple(rows),
             compute_capability=self.capability,
+            cores=self.cores,
             source="scripted",
             read_at=now,
         )

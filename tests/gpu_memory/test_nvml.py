@@ -52,6 +52,12 @@ def test_the_guides_example_through_the_real_pynvml(standin_nvml: StandinNvml) -
     assert any(p["name"].startswith("ollama") for p in first["processes"])
 
 
+def test_a_card_says_how_large_it_is_where_the_driver_knows(standin_nvml: StandinNvml) -> None:
+    known = GUIDE.with_card(1, replace(GUIDE.cards[1], cores=7168))
+    shot = read(standin_nvml, known)
+    assert [device["cores"] for device in shot["devices"]] == [None, 7168]
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [(9, "driver is not loaded"), (18, "different versions"), (999, "unknown error")],

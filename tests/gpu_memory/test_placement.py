@@ -94,6 +94,18 @@ def test_among_other_cards_the_faster_wins_and_a_near_tie_does_not_choose_the_sl
     assert place(ANYTHING, snapshot(*rig), Ledger(), config(), 0).device == "cuda:3"
 
 
+def test_of_one_generation_the_card_with_more_cores_wins_over_the_better_fit() -> None:
+    busy = {"x": 11.9}
+    rig = (
+        Card("LLM", programs=busy),
+        Card("vision", programs=busy),
+        Card("slow", programs={"x": 6.0}, cores=3072),
+        Card("fast", total=24.0, programs={"x": 6.0}, cores=16384),
+        Card("unknown", programs={"x": 6.0}),
+    )
+    assert place(ANYTHING, snapshot(*rig), Ledger(), config(), 0).device == "cuda:3"
+
+
 def test_visions_limit_is_the_smaller_of_both_keys() -> None:
     both = snapshot(*guide_rig())
     need = Request("big", Footprint.of_gb(1.9))

@@ -21,7 +21,7 @@ typedef unsigned long long u64;
 typedef struct {
     char name[TEXT], uuid[TEXT], bus[TEXT];
     u64 total, free, reserved;
-    unsigned gpu, memory, temperature, power, major, minor;
+    unsigned gpu, memory, temperature, power, major, minor, cores;
     int mig, parent; /* mig: the card is partitioned; parent: the card whose part this is, or -1 */
 } Device;
 typedef struct { int device, graphics, has_name, has_used; unsigned pid; u64 used; char name[TEXT]; } Process;
@@ -54,6 +54,7 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
         NUMBER_KEY(d, total); NUMBER_KEY(d, free); NUMBER_KEY(d, reserved);
         NUMBER_KEY(d, gpu); NUMBER_KEY(d, memory); NUMBER_KEY(d, temperature);
         NUMBER_KEY(d, power); NUMBER_KEY(d, major); NUMBER_KEY(d, minor);
+        NUMBER_KEY(d, cores);
         NUMBER_KEY(d, mig); NUMBER_KEY(d, parent);
     } else if (!strcmp(kind, "process")) {
         Process *p = &s->process[s->processes - 1];
@@ -331,6 +332,12 @@ int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
 }
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     DEVICE_CALL(*major = (int)d->major; *minor = (int)d->minor;);
+}
+int nvmlDeviceGetNumGpuCores(void *handle, unsigned *cores) {
+    DEVICE_CALL(
+        if (d->cores) *cores = d->cores;
+        else code = NOT_SUPPORTED;
+    );
 }
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
     DEVICE_CALL(

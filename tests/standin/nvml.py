@@ -73,6 +73,8 @@ class Card:
     temperature_c: int = 40
     power_w: float = 30.0
     capability: tuple[int, int] = (8, 9)
+    cores: int | None = None
+    """CUDA cores; ``None``: an old driver that can't tell."""
     parts: tuple[Card, ...] = ()
     """MIG instances: the card is partitioned if there are any."""
 
@@ -98,6 +100,7 @@ class Card:
             power=round(self.power_w * 1000),
             major=self.capability[0],
             minor=self.capability[1],
+            cores=self.cores,
         )
 
 
