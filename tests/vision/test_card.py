@@ -7,6 +7,7 @@ stand-ins. The computations are the real ones, in half precision.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ import torch
 
 from bot.vision.worker import contexts
 from bot.vision.worker.backends import card, torch_clip, torch_model, torch_yolo
-from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
+from bot.vision.worker.backends.card import Graphs, Uploads, uploads_for
 from bot.vision.worker.backends.torch_clip import TorchClip
 from bot.vision.worker.backends.torch_yolo import TorchYolo
 from bot.vision.worker.boxes import fits, suppress
@@ -66,7 +67,7 @@ class Event:
 
 
 @pytest.fixture(autouse=True)
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     empty: Any = torch.empty
 
     def pageable(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Any:
@@ -77,9 +78,6 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     for module in (torch_model, torch_yolo, torch_clip):
         monkeypatch.setattr(module, "on", on)
-    yield
-    card._uploads.clear()  # pyright: ignore[reportPrivateUsage]
-    card._users.clear()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -196,14 +194,24 @@ def test_frames_are_sent_once_for_both_models() -> None:
     assert np.array_equal(uploads.stacked(images)[0].numpy(), images[0])
 
 
-def test_the_last_model_takes_the_frames_memory_along() -> None:
-    one, two = object(), object()
-    uploads = uploads_for(CARD, one)
-    assert uploads_for(CARD, two) is uploads
-    done_with(CARD, one)
-    assert uploads_for(CARD, two) is uploads
-    done_with(CARD, two)
-    assert uploads_for(CARD, one) is not uploads
+def test_the_last_model_takes_the_frames_and_workspaces_along(
+    yolo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append(1))
+    one = TorchYolo.open(yolo_file, 1, graphs=False)
+    two = TorchYolo.open(yolo_file, 1, graphs=False)
+    for model in (one, two):
+        model.to_card(CARD)
+    kept = weakref.ref(uploads_for(CARD))
+    cleared.clear()
+    one.leave()
+    assert kept() is not None
+    assert cleared == [], "the other's graphs compute in there"
+    two.leave()
+    assert kept() is None
+    assert cleared == [1]
 
 
 class Graph:

@@ -31,6 +31,7 @@ from bot.vision.worker.protocol import (
     Reported,
     ScorePhrases,
     SourceEnded,
+    UnloadModel,
     Wanted,
     YoloSpec,
 )
@@ -341,3 +342,15 @@ def test_what_fragmentation_keeps_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(contexts, "_made", {0: Context(0, 0)})
     (row,) = held()
     assert (row.reserved_bytes, row.active_bytes, row.inactive_split_bytes) == (900, 500, 300)
+
+
+@pytest.mark.parametrize("how", ["unloaded", "replaced"])
+def test_who_is_taken_out_leaves_its_card_at_once(how: str) -> None:
+    first, second = ScriptedModel(), ScriptedModel()
+    loaded = iter((first, second))
+    worker = VisionWorker(Silent(), 1, loader=lambda *_: next(loaded), forward_log=False)
+    load = LoadModel(spec=SPEC, destination=ELSEWHERE)
+    assert isinstance(asked(worker, load), Placed)
+    asked(worker, UnloadModel(model="yolo") if how == "unloaded" else load)
+    assert first.parked
+    assert not second.parked

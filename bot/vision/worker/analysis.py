@@ -164,6 +164,7 @@ class Analysis:
     def put(self, seat: Seat) -> None:
         """A model takes its place; it looks at the next frame."""
         with self.lock:
+            self.remove(seat.name)
             self._seats[seat.name] = seat
             self._apply_rates()
 
@@ -184,8 +185,12 @@ class Analysis:
         return sorted(found, key=lambda captured: captured.frame.sequence)
 
     def remove(self, name: ModelName) -> Seat | None:
+        """Take a model out; it leaves its device at once, whoever else may still know it."""
         with self.lock:
-            return self._seats.pop(name, None)
+            seat = self._seats.pop(name, None)
+            if seat is not None:
+                seat.model.park()
+            return seat
 
     def _apply_rates(self) -> None:
         capture = self._capture
@@ -383,7 +388,7 @@ class Analysis:
         tried = seat.model.weights_bytes + tried_bytes(shortage)
         needed = max(seat.needed_bytes, tried) if seat.model.place.on_card else None
         if not seat.model.place.on_card or not seat.may_fall_to_cpu:
-            self._seats.pop(seat.name, None)
+            self.remove(seat.name)
             give_back()
             words = f"{seat.name} ran out of memory on {was} and was unloaded: {shortage}"
             self._tell(ModelFell(model=seat.name, device=None, needed_bytes=needed, words=words))
@@ -399,7 +404,7 @@ class Analysis:
         seat.failures += 1
         log.warning("%s failed on a frame: %s", seat.name, _first_line(error), exc_info=error)
         if seat.failures >= FAILURES_IN_A_ROW:
-            self._seats.pop(seat.name, None)
+            self.remove(seat.name)
             give_back()
             words = f"{seat.name} failed {seat.failures} times in a row: {_first_line(error)}"
             self._tell(ModelBroke(model=seat.name, words=words))

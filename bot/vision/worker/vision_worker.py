@@ -318,8 +318,9 @@ class VisionWorker:
             seat.shown_device = place.shown
             seat.needed_bytes = sizes.weights_bytes + (sizes.activations_bytes or 0)
             return _placed(seat.model, sizes), began - asked
-        seat.model.move(CPU)
-        give_back()
+        with self._analysis.lock:
+            seat.model.move(CPU)
+            give_back()
         words = f"{place.shown} {why}"
         about = "memory" if full else "place"
         return Refused(what=words, about=about, needed_bytes=needed), began - asked

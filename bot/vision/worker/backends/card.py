@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -81,33 +82,26 @@ class Uploads:
         return _Buffers(on_card, staging, torch.cuda.Event(), on_card)
 
 
-_uploads: dict[str, Uploads] = {}
-_users: dict[str, set[int]] = {}
+_uploads: WeakValueDictionary[str, Uploads] = WeakValueDictionary()
 
 
-def uploads_for(device: str, user: object) -> Uploads:
-    """The frames on a card, shared by all who use it."""
-    _users.setdefault(device, set()).add(id(user))
-    return _uploads.setdefault(device, Uploads(device))
+def uploads_for(device: str) -> Uploads:
+    """The frames on a card, shared by all who hold this; they go with the last one."""
+    found = _uploads.get(device)
+    if found is None:
+        found = _uploads[device] = Uploads(device)
+    return found
 
 
-def done_with(device: str, user: object) -> None:
-    """The last one to leave a card takes the frames' memory along."""
-    users = _users.get(device, set())
-    users.discard(id(user))
-    if not users and _uploads.pop(device, None) is not None and not any(_users.values()):
-        _drop_workspaces()
+def drop_workspaces() -> None:
+    """Give back cuBLAS' workspaces, once no model is on any card: graphs compute in them.
 
-
-def _drop_workspaces() -> None:
-    """torch keeps cuBLAS' workspaces for good: 8 to 32 MiB for each thread and stream.
-
-    Only while no model is on any card: graphs compute in them.
+    torch would keep them for good: 8 to 32 MiB for each thread and stream.
     """
     import torch
 
     clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
-    if clear is not None and torch.cuda.is_initialized():
+    if not _uploads and clear is not None and torch.cuda.is_initialized():
         clear()
 
 

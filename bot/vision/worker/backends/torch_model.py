@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bot.vision.worker.backends.agreement import frames
-from bot.vision.worker.backends.card import Graphs, Uploads, done_with, uploads_for
+from bot.vision.worker.backends.card import Graphs, Uploads, drop_workspaces, uploads_for
 from bot.vision.worker.backends.residence import Residence
 from bot.vision.worker.contexts import on
 from bot.vision.worker.environment import use_threads
@@ -98,7 +98,8 @@ class TorchModel(ABC):
                 self._uploads = None
             self._residence.to_host()
             self._forget()
-            done_with(self._device, self)
+            if self._device != "cpu":
+                drop_workspaces()
         self._device = "cpu"
 
     def _arrive(self, device: str, *, half: bool) -> None:
@@ -107,5 +108,5 @@ class TorchModel(ABC):
         finally:
             self._forget()
         self._device = device
-        self._uploads = uploads_for(device, self)
+        self._uploads = uploads_for(device)
         self._settle_in()
