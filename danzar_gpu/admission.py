@@ -458,6 +458,16 @@ class Admission:
         self._serve(now)
         self._watch(now)
 
+    def ran_out(self, record: LeaseRecord, uuid: str, needed_bytes: int) -> Footprint | None:
+        """A model found no room for ``needed_bytes`` (without the context) on a card: ask for that
+        much there from now on. ``None``: no less was asked for, so that somebody else took it."""
+        need = self.ledger.expected(record.request, uuid)
+        if needed_bytes <= need.model_bytes:
+            return None
+        more = replace(need, activations_bytes=needed_bytes - need.weights_bytes)
+        self.ledger.learn(record.request.name, uuid, more)
+        return more
+
     def move_failed(self, record: LeaseRecord, why: str, now: float) -> None:
         """It could not get there and is unloaded: it falls to the CPU."""
         wanted = record.target_device or record.device

@@ -14,7 +14,9 @@ class LeaseKeeper(Protocol):
     """The manager, as leases see it. Holders call the lease's own methods instead."""
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None: ...
-    def move_failed(self, lease: Lease, why: str, *, for_good: bool) -> None: ...
+    def move_failed(
+        self, lease: Lease, why: str, *, for_good: bool, needed_bytes: int | None
+    ) -> None: ...
     def fell(self, lease: Lease, why: str, needed_bytes: int | None) -> None: ...
     def measured(self, lease: Lease, footprint: Footprint) -> None: ...
     def release(self, lease: Lease) -> None: ...
@@ -90,12 +92,15 @@ class Lease:
         """The holder has arrived at ``target.device``; ``held_bytes`` is what it takes there."""
         self._keeper.landed(self, held_bytes)
 
-    def move_failed(self, why: str, *, for_good: bool = False) -> None:
+    def move_failed(
+        self, why: str, *, for_good: bool = False, needed_bytes: int | None = None
+    ) -> None:
         """The holder could not get there and has unloaded: the lease falls to the CPU.
 
         ``for_good``: no card will ever do (torch can't use them): don't try again.
+        ``needed_bytes``: as for ``fell``, where memory ran out on the way.
         """
-        self._keeper.move_failed(self, why, for_good=for_good)
+        self._keeper.move_failed(self, why, for_good=for_good, needed_bytes=needed_bytes)
 
     def fell(self, why: str, needed_bytes: int | None = None) -> None:
         """The holder ran out of memory and is on the CPU now, or unloaded.

@@ -265,7 +265,7 @@ class GPUMemoryManager:
         )
         for lease in self.leases:
             if (need := lease.resized()) is not None:
-                self._keep_footprint(lease, need)
+                self._keep_footprint(lease, need, self._card_of(lease))
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(snapshot)
@@ -674,14 +674,16 @@ class GPUMemoryManager:
             self._admission.landed(record, self._clock(), held_bytes)
             self._monitor.hurry()
 
-    def move_failed(self, lease: Lease, why: str, *, for_good: bool) -> None:
+    def move_failed(
+        self, lease: Lease, why: str, *, for_good: bool, needed_bytes: int | None
+    ) -> None:
         """For leases: the holder could not get where it was told to."""
-        lease.revoked.clear()
         if for_good:
             self._ledger.kept_off[lease.name] = why
         if (record := self._ledger.get(lease.lease_id)) is not None:
-            self._leaves(record)
-            self._admission.move_failed(record, why, self._clock())
+            wanted = record.target_device or record.device
+            self._ran_out(lease, record, wanted, needed_bytes)
+            self._falls(lease, record, why)
 
     def measured(self, lease: Lease, footprint: Footprint) -> None:
         """For leases: what the model really takes."""
@@ -697,8 +699,8 @@ class GPUMemoryManager:
         )
         if record.uuid and (context := self._ledger.residue(lease.holder, record.uuid)):
             footprint = replace(footprint, context_bytes=context)
-        self._keep_footprint(lease, footprint)
         device = self._card_of(lease)
+        self._keep_footprint(lease, footprint, device)
         known = self._book.expected(lease.model, device.name) if device is not None else None
         # What it takes now may be less than what it has taken before, and will again.
         self._admission.measured(record, known or footprint, self._clock())
@@ -708,24 +710,42 @@ class GPUMemoryManager:
         record = self._ledger.get(lease.lease_id)
         if record is None:
             return
-        if record.uuid is not None:
-            self.out_of_memory[lease.name] += 1
-        need = record.request.need
-        if record.uuid is not None and needed_bytes and needed_bytes > need.model_bytes:
-            more = replace(need, activations_bytes=needed_bytes - need.weights_bytes)
-            self._note(
-                "footprint",
-                f"{lease.name} ran out of memory on {lease.device}: {gib(needed_bytes):.2f}GB are "
-                f"asked for from now on, not {gib(need.model_bytes):.2f}GB",
-                logging.WARNING,
-            )
-            self._keep_footprint(lease, more, fell=True)
-            self._admission.measured(record, more, self._clock())
-        self.move_failed(lease, why, for_good=False)
+        self._ran_out(lease, record, record.device, needed_bytes or 0)
+        self._falls(lease, record, why)
 
-    def _keep_footprint(self, lease: Lease, footprint: Footprint, *, fell: bool = False) -> None:
-        device = self._card_of(lease)
+    def _falls(self, lease: Lease, record: LeaseRecord, why: str) -> None:
+        """To the CPU, whatever it was told before."""
+        lease.revoked.clear()
+        self._leaves(record)
+        self._admission.move_failed(record, why, self._clock())
+
+    def _ran_out(
+        self, lease: Lease, record: LeaseRecord, where: str, needed_bytes: int | None
+    ) -> None:
+        """A card had no room for what a model needs: ask for that much from now on."""
+        snapshot = self._raw
+        if needed_bytes is None or snapshot is None or not where.startswith("cuda:"):
+            return
+        self.out_of_memory[lease.name] += 1
+        device = snapshot.device(device_index(where))
         if device is None:
+            return
+        before = self._ledger.expected(record.request, device.uuid)
+        more = self._admission.ran_out(record, device.uuid, needed_bytes)
+        if more is None:
+            return
+        self._note(
+            "footprint",
+            f"{lease.name} ran out of memory on {where}: {gib(needed_bytes):.2f}GB are "
+            f"asked for from now on, not {gib(before.model_bytes):.2f}GB",
+            logging.WARNING,
+        )
+        self._keep_footprint(lease, more, device, fell=True)
+
+    def _keep_footprint(
+        self, lease: Lease, footprint: Footprint, device: DeviceMemory | None, *, fell: bool = False
+    ) -> None:
+        if device is None or device.source == "simulated" or not lease.model:
             return  # nothing was measured on a card
         predicted = self._predicted.get(lease.model)
         measured = Measurement(

@@ -26,6 +26,7 @@ from bot.vision.reports import FrameReport
 from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.worker.handle import WorkerGone, WorkerHandle, WorkerRefused
 from bot.vision.worker.protocol import (
+    CallOff,
     ClipSpec,
     Computing,
     Destination,
@@ -416,16 +417,38 @@ class ModelService(ABC):
         """
         kind: MoveKind = "restore" if self._in_worker else "load"
         try:
-            placed = await self._put(worker, plan, lease.device)
+            placed = await self._put_unless_revoked(worker, plan, lease)
         except WorkerRefused as error:
+            if error.refusal.about == "called_off":
+                self._in_worker = True  # in host memory; its lease says where to
+                return
             elsewhere = error.refusal.about in ("place", "memory") and lease.device != "cpu"
             if not (elsewhere and self._manager.config.fallback_to_cpu):
                 raise
             log.warning("%s goes to the CPU: %s", self.title, error)
-            lease.move_failed(str(error), for_good=error.refusal.about == "place")
+            lease.move_failed(
+                str(error),
+                for_good=error.refusal.about == "place",
+                needed_bytes=error.refusal.needed_bytes,
+            )
             placed = await self._put(worker, plan, "cpu")
         self._landed(placed, plan, lease)
         self._record(kind, "", lease.device, placed.seconds, lease.reason, _size(placed))
+
+    async def _put_unless_revoked(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> Placed:
+        """Where the lease is; a revocation on the way keeps the model off that card."""
+        putting = asyncio.ensure_future(self._put(worker, plan, lease.device))
+        revoked = asyncio.ensure_future(lease.revoked.wait())
+        try:
+            await asyncio.wait((putting, revoked), return_when=asyncio.FIRST_COMPLETED)
+            if not putting.done() and lease.device != "cpu":
+                limit = self.settings.vision.load_timeout_seconds
+                with contextlib.suppress(WorkerGone, TimeoutError):
+                    await worker.ask(CallOff(model=self.name), Done, timeout=limit)
+            return await putting
+        finally:
+            revoked.cancel()
+            putting.cancel()
 
     async def _put(self, worker: WorkerHandle, plan: Plan, device: str) -> Placed:
         """Where it shall be: from the worker's own copy if it has one, else from its file."""
@@ -493,7 +516,7 @@ class ModelService(ABC):
         try:
             placed = await self._put(worker, plan, target.device)
         except WorkerRefused as error:
-            return await self._retreat(worker, plan, lease, str(error))
+            return await self._retreat(worker, plan, lease, error)
         lease.moved(_size(placed))
         self._landed(placed, plan, lease)
         kind = _kind(origin, target.device)
@@ -506,11 +529,15 @@ class ModelService(ABC):
         parked, _ = await worker.ask(ParkModel(model=self.name), Parked, timeout=limit)
         self._record("park", origin, "", parked.seconds, why)
 
-    async def _retreat(self, worker: WorkerHandle, plan: Plan, lease: Lease, why: str) -> bool:
+    async def _retreat(
+        self, worker: WorkerHandle, plan: Plan, lease: Lease, barred: WorkerRefused
+    ) -> bool:
         """The way to the new device is barred: to the CPU, or out."""
+        why, needed = str(barred), barred.refusal.needed_bytes
         if not self._manager.config.fallback_to_cpu:
             if self._in_worker:
                 await self._give_up_place(worker, lease.device, why)
+            lease.move_failed(why, needed_bytes=needed)
             self._set("waiting", why)
             return False
         origin = lease.device
@@ -519,7 +546,7 @@ class ModelService(ABC):
         except WorkerRefused as error:
             self._set("waiting", f"{why}; {error}")
             return False
-        lease.move_failed(why)
+        lease.move_failed(why, needed_bytes=needed)
         self._landed(placed, plan, lease)
         self._record(_kind(origin, "cpu"), origin, "cpu", placed.seconds, why, _size(placed))
         return True

@@ -45,6 +45,8 @@ class Job:
     """The card that it is on its way to."""
     measured: Footprint | None = None
     """What it took when it last landed on a card."""
+    lacked: tuple[int, int] | None = None
+    """Where it last ran out of memory: the card, and the bytes that it needed there."""
     landed_at: float = 0.0
 
     @property
@@ -183,6 +185,8 @@ class _Private:
     """Where it has to go once it landed; only with ``again``."""
     again: bool = False
     left_at: dict[int, float] = field(default_factory=dict[int, float])
+    landing: Timer | None = None
+    """When it arrives where it is on its way to."""
 
 
 class Engine:
@@ -262,6 +266,8 @@ class Engine:
             if device != job.device:
                 job.state, job.target = "leaving", device
                 self._later(LEAVE_SECONDS, lambda: self._leave(job))
+        elif job.state == "loading" and device != job.target:
+            self._call_off(job, device)
         elif device != job.target:
             private = self._private[job.key]
             private.after, private.again = device, True
@@ -367,6 +373,16 @@ class Engine:
         job.state = "arriving"
         self._arrive(job, job.target, self._private[job.key].model.move_seconds)
 
+    def _call_off(self, job: Job, device: int | None) -> None:
+        """It is still read from its file: from there it goes elsewhere."""
+        landing = self._private[job.key].landing
+        if landing is None:
+            return
+        landing.cancel()
+        if job.target is not None:
+            self._unload(job, job.target)
+        self._arrive(job, device, landing.at - self._now)
+
     def _arrive(self, job: Job, device: int | None, seconds: float) -> None:
         """Allocate at once, run when the weights are there."""
         job.target = device
@@ -375,11 +391,16 @@ class Engine:
             if not self.world.load(device, job.holder, job.key, size, self._now):
                 if not self.world.cards[device].lost:
                     self.score.out_of_memory(self._now, f"{job.name} on card {device}")
+                    job.lacked = device, size
                 job.target = None
-                self._later(seconds, lambda: self._land(job, "out of memory"))
+                self._lands(job, seconds, "out of memory")
                 return
             self._touch()
-        self._later(seconds, lambda: self._land(job, ""))
+        self._lands(job, seconds, "")
+
+    def _lands(self, job: Job, seconds: float, trouble: str) -> None:
+        landing = self._later(seconds, lambda: self._land(job, trouble))
+        self._private[job.key].landing = landing
 
     def _land(self, job: Job, trouble: str) -> None:
         if job.state not in ("loading", "arriving"):
@@ -436,6 +457,7 @@ class Engine:
         if self.world.resize(job.device, job.holder, job.key, size, self._now):
             return
         self.score.out_of_memory(self._now, f"{job.name} grew on card {job.device}")
+        job.lacked = job.device, size
         self._fall(job, "out of memory")
 
     def _fall(self, job: Job, why: str) -> None:

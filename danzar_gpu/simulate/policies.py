@@ -168,6 +168,11 @@ class DanzarPolicy(PolicyBase):
     def failed(self, job: Job, why: str) -> None:
         record = self._records.get(job.key)
         if record is not None:
+            snapshot = self._admission.snapshot
+            if job.lacked is not None and snapshot is not None:
+                index, needed = job.lacked
+                if (card := snapshot.device(index)) is not None:
+                    self._admission.ran_out(record, card.uuid, needed)
             self._admission.move_failed(record, why, self.desk.now)
             self._hurry()
 

@@ -127,3 +127,26 @@ async def test_records_outlive_the_process_and_are_told_at_once(tmp_path: Path) 
     bare.moved(move)
     seen = await bare.read()
     assert (seen.moves, len(seen.latencies)) == ((move,), 1)
+
+
+async def test_a_move_that_finds_no_room_is_learned_for_that_card() -> None:
+    async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"x": 11.9})) as rig:
+        manager = rig.manager
+        lease = await manager.acquire("yolo", NEED, model=MODEL, holder="w")
+        assert lease.device == "cpu"
+        rig.cards[1].programs = {}
+        while not lease.revoked.is_set():
+            await rig.step()
+        lease.move_failed("out of memory", needed_bytes=gb(1.5))
+        assert manager.out_of_memory == {"yolo": 1}
+        [told] = [e.text for e in manager.events if e.kind == "footprint"]
+        assert "yolo ran out of memory on cuda:1: 1.50GB are asked for from now on" in told
+        rig.cards[1].programs = {"x": 10.2}  # room for what was expected, none for what it takes
+        await rig.step(times=200)
+        assert lease.device == "cpu"
+        assert not lease.revoked.is_set()
+        rig.cards[1].programs = {}
+        while not lease.revoked.is_set():
+            await rig.step()
+        lease.moved()
+        assert lease.need.model_bytes == gb(1.5)

@@ -111,3 +111,41 @@ def test_a_surprise_is_the_newcomers_not_that_of_a_model_that_was_measured() -> 
     sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
     assert sizes == {"depth": gb(0.9), "ocr": gb(1.05)}
     assert desk.where() == {"depth": "cuda:1", "ocr": "cuda:1"}
+
+
+def test_a_model_moves_over_before_a_less_important_one_falls_to_the_cpu() -> None:
+    llm, vision = Card("LLM"), Card("vision")
+    desk = Desk(llm, vision, main_llm_memory_reservation_gb=10, vision_memory_limit_gb=6)
+    desk.ask("depth", 3.0, 0)
+    desk.ask("yolo", 0.6, 20)
+    assert desk.where() == {"depth": "cuda:1", "yolo": "cuda:1"}
+    desk.wait(20)
+    vision.programs = {"game.exe": 8.3}
+    desk.wait(2)
+    # The other card has room for the small one alone, and that is enough.
+    assert desk.moves == ["yolo to cuda:0"]
+
+
+def test_of_equals_the_largest_leaves_a_card_that_is_short() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision)
+    for name, size in (("small", 0.5), ("large", 1.2)):
+        desk.ask(name, size, 5)
+    desk.wait(20)
+    vision.programs = {"game.exe": 10.4}
+    desk.wait(2)
+    assert desk.moves == ["large to cpu"]
+
+
+def test_room_that_comes_and_goes_is_used_each_time_after_the_same_wait() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision)
+    desk.ask("yolo", 1.0, 0)
+    for _ in range(5):
+        desk.wait(20)
+        vision.programs = FULL
+        desk.wait(60)
+        vision.programs = {}
+        desk.wait(20)
+        assert desk.where() == {"yolo": "cuda:1"}
+    assert len(desk.moves) == 10

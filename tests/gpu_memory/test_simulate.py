@@ -276,3 +276,26 @@ def test_the_command_refuses_with_a_line_and_status_2(
     assert main(["simulate", str(TRACES[0]), "--policy", "nobody"]) == 2
     assert main(["simulate", str(tmp_path / "none.yaml")]) == 2
     assert main(["simulate"]) == 2
+
+
+class Fickle(PolicyBase):
+    """Sends a model to a card, and calls that off while it is loaded."""
+
+    name = "fickle"
+
+    def asked(self, job: Job) -> None:
+        self.desk.place(job, 0)
+        self.desk.call_at(self.desk.now + 0.5, lambda: self.desk.place(job, None))
+
+
+def test_a_load_that_is_called_off_ends_elsewhere_without_delay() -> None:
+    score = play(
+        trace(
+            "duration: 60\n"
+            "models: [{at: 0, name: a, need_gb: 4}]\n"
+            "foreign: [{at: 1.5, device: 0, process: ollama, gb: 12, llm: true}]\n"
+            "gpu_memory: {main_llm_memory_reservation_gb: 12}"
+        ),
+        Fickle(),
+    )
+    assert (score.llm_starved_count, score.gpu_seconds, score.waits) == (0, 0.0, [2.0])
