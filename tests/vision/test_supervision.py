@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from bot.settings import Settings
 from bot.vision.pipeline import VisionPipeline, VisionUnavailable
 from bot.vision.service import ModelService
+from bot.vision.worker import vision_worker
 from bot.vision.worker.handle import ProcessWorker, WorkerGone, WorkerRefused
 from bot.vision.worker.protocol import Destination, LoadModel, Placed, Reply, YoloSpec
+from bot.vision.worker.protocol import Held as HeldThere
 from danzar_gpu.memory import MemorySnapshot
 from tests.gpu_memory.rig import Card, ScriptedProbe
 from tests.vision.running import inline, manager_of, running, settings_for, two_cards, until
@@ -212,8 +215,9 @@ def test_a_frame_that_breaks_the_analysis_costs_itself_alone(
     assert bench.events(Dying) == []
 
 
+@pytest.mark.parametrize("accounts", [True, False], ids=["accounts", "WDDM"])
 async def test_a_worker_gives_the_context_that_it_left_behind_back_and_it_is_no_failure(
-    tmp_path: Path,
+    tmp_path: Path, accounts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Held(ScriptedProbe):
         """The first worker's context stays on card 0 whatever its models do."""
@@ -221,7 +225,17 @@ async def test_a_worker_gives_the_context_that_it_left_behind_back_and_it_is_no_
         def read(self, now: float, *, processes: bool) -> MemorySnapshot:
             starts = pipelines[0].worker_starts if pipelines else 0
             self.cards[0].ours = {os.getpid(): 512 << 20} if starts == 1 else {}
-            return super().read(now, processes=processes)
+            found = super().read(now, processes=processes)
+            if accounts:
+                return found
+            return replace(found, devices=tuple(replace(d, processes=None) for d in found.devices))
+
+    def own_word() -> tuple[HeldThere, ...]:
+        here = HeldThere(index=0, reserved_bytes=0, active_bytes=0, context_bytes=512 << 20)
+        return (here,) if pipelines and pipelines[0].worker_starts == 1 else ()
+
+    if not accounts:
+        monkeypatch.setattr(vision_worker, "held", own_word)
 
     pipelines: list[VisionPipeline] = []
     rig = Held(Card("RTX 4070", programs={"ollama": 4.0}))

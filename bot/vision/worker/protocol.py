@@ -123,8 +123,8 @@ class MoveModel(Message):
 class ParkModel(Message):
     """Give the card's memory back but keep the host copy: ``MoveModel`` restores it.
 
-    A parked model sees no frames. The next one that it would have been due for is told once, with
-    ``Wanted``. Answered with ``Parked``.
+    The first new picture is told, once, with ``Wanted``. The newest one is looked at when the model
+    is back; a film waits, so that each of its pictures is seen. Answered with ``Parked``.
     """
 
     kind: Literal["park_model"] = "park_model"
