@@ -85,7 +85,7 @@ class RealRun:
     faults: dict[str, int] = field(default_factory=dict[str, int])
     starts_by_hand: int = 0
     asked: int = 0
-    answered: int = 0
+    unanswered: list[str] = field(default_factory=list[str])
     traceback: str = ""
 
 

@@ -176,7 +176,7 @@ def real_run(minutes: float, seed: int) -> tuple[RealRun, float]:
             name = _one_fault(rng, bench)
             run.faults[name] = run.faults.get(name, 0) + 1
             time.sleep(rng.uniform(0.5, 1.5) * FAULT_EVERY_SECONDS)
-            _ask(bench)
+            _ask(bench, name)
             if host.latest.get("state") == "failed":
                 run.starts_by_hand += 1
                 bench.discord.says("!vision start")
@@ -220,15 +220,20 @@ def _one_fault(rng: random.Random, bench: Bench) -> str:
     return name
 
 
-def _ask(bench: Bench) -> None:
+def _ask(bench: Bench, fault: str) -> None:
     """A command, which has to be answered once, whatever has happened before."""
-    run, before = bench.host.run, bench.discord.answers
+    run = bench.host.run
     run.asked += 1
-    bench.discord.says("!gpu vision")
+    before = bench.discord.answers
     with contextlib.suppress(TimeoutError):
+        # What is written while there is no session nobody hears.
+        bench.host.wait_for(lambda line: line["online"], ANSWER_SECONDS)
+        before = bench.discord.answers
+        bench.discord.says("!gpu vision")
         bench.host.wait(lambda: bench.discord.answers > before, ANSWER_SECONDS)
     time.sleep(1)
-    run.answered += bench.discord.answers - before == 1
+    if (count := bench.discord.answers - before) != 1:
+        run.unanswered.append(f"{count} answers after: {fault}")
 
 
 # --- the verdict -------------------------------------------------------------------------------
@@ -267,8 +272,8 @@ def verdicts(run: RealRun, seconds_to_end: float) -> list[tuple[str, str, bool]]
         ("vision started by hand after it gave up", str(run.starts_by_hand), True),
         (
             "commands between the faults, answered once",
-            f"{run.answered} of {run.asked}",
-            run.answered == run.asked,
+            "; ".join([f"{run.asked - len(run.unanswered)} of {run.asked}", *run.unanswered]),
+            not run.unanswered,
         ),
         ("end after it was asked for", f"{seconds_to_end:.1f} s", seconds_to_end < 5),
         ("tracebacks in the log", run.traceback or "none", not run.traceback),
