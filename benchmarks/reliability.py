@@ -15,8 +15,8 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,9 +75,9 @@ def _row(trial: Trial, bench: Bench, group: Group) -> Row:
     try:
         bench.host.wait_for(group.ready, PATIENCE)
         seen = trial.run(bench)
-    except (AssertionError, OSError, subprocess.TimeoutExpired, StopIteration) as error:
-        print(error, file=sys.stderr)
-        words = str(error).partition("\n")[0]
+    except Exception as error:  # whatever it is, the other faults are to be tried
+        traceback.print_exc()
+        words = str(error).partition("\n")[0] or type(error).__name__
         return Row(trial.fault, trial.how, words, None, None, NOT_SURVIVED)
     return Row(trial.fault, trial.how, seen.said, seen.noticed, seen.recovered, seen.lost)
 

@@ -26,7 +26,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault. ``run`` raises ``TimeoutError`` or ``AssertionError`` when it is not survived."""
+    """One fault. ``run`` raises when it is not survived, or not as it should be."""
 
     fault: str
     how: str
