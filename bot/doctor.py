@@ -29,7 +29,8 @@ from bot.settings import Settings
 from bot.vision import model_files
 from bot.vision.packages import missing_packages, why_no_vision
 from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
-from danzar_gpu.memory import GIB
+from danzar_gpu.llm_server import ask_server
+from danzar_gpu.memory import GIB, gib
 
 if TYPE_CHECKING:
     from danzar_gpu.probes import ProbeName
@@ -80,6 +81,7 @@ def examine(path: Path, probe_name: ProbeName) -> list[Finding]:
         findings = [*configured, *check_python(), *check_token()]
         snapshot, driver = read_memory(settings, probe_name)
         findings += driver
+        findings += check_llm_server(settings)
         findings += check_models(settings)
         findings += check_disk(settings)
         findings += check_demo()
@@ -191,6 +193,22 @@ def check_placement(manager: GPUMemoryManager) -> Iterator[Finding]:
         yield Finding("placement", "warning", f"vision would run on the CPU: {reason}", remedy)
     else:
         yield Finding("placement", "ok", f"vision would run on {device}: {reason}")
+
+
+def check_llm_server(settings: Settings) -> Iterator[Finding]:
+    """Whether the LLM's server answers, where one is configured; never its address."""
+    endpoint = settings.gpu_memory.main_llm_endpoint
+    if endpoint is None:
+        return
+    state = asyncio.run(ask_server(endpoint, 0.0))
+    if state.error is not None:
+        remedy = "start it, or mend gpu_memory.main_llm_endpoint"
+        yield Finding("llm", "warning", f"the LLM's server can't be asked: {state.error}", remedy)
+    elif not state.models:
+        yield Finding("llm", "ok", "the LLM's server answers; no model is loaded")
+    else:
+        size = f" ({gib(state.vram_bytes):.1f}GB on cards)" if state.vram_bytes else ""
+        yield Finding("llm", "ok", f"the LLM's server answers: {state.names}{size}")
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:

@@ -97,8 +97,23 @@ async def ask_server(endpoint: str, now: float) -> LlmServerState:
                     except ValueError as error:
                         why = str(error)  # LM Studio answers 200 to what it does not know
     except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-        why = str(error) or "it did not answer in time"
+        why = _in_words(error)
     return LlmServerState(now, error=why)
+
+
+def _in_words(error: Exception) -> str:
+    """Without the address: chat shows this, and an address may hold a password."""
+    if isinstance(error, aiohttp.InvalidURL):
+        return "its address is none"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host has no address"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "nothing answers at its address"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionError)):
+        return "it hung up"
+    return str(error) if type(error) is ValueError else "its answer is not HTTP"
 
 
 async def _json(response: aiohttp.ClientResponse) -> Any:

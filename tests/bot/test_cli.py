@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.doctor import check_llm_server
 from bot.exits import Exit
+from bot.settings import Settings
+from danzar_gpu import GPUMemoryConfig
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
 
@@ -247,6 +252,37 @@ def test_doctor_finds_what_does_not_fit(standin_nvml: StandinNvml, tmp_path: Pat
     assert "vision_device: is cuda:5" in vision_device["what"]
     # The stand-in's cards exist for the driver alone.
     assert findings(report, "mapping")[0]["state"] == "warning"
+
+
+class LlmServer(BaseHTTPRequestHandler):
+    """Ollama with one model loaded."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"models": [{"name": "qwen2.5:7b", "size_vram": gib(6)}]}).encode()
+        self.send_response(200 if self.path == "/api/ps" else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_doctor_asks_the_llms_server_and_never_tells_its_address(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), LlmServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        memory = GPUMemoryConfig(main_llm_endpoint=f"http://me:secret@{address}")
+        [answers] = check_llm_server(Settings(gpu_memory=memory))
+        server.shutdown()
+    [silent] = check_llm_server(Settings(gpu_memory=memory))
+    assert (answers.state, answers.what) == (
+        "ok",
+        "the LLM's server answers: qwen2.5:7b (6.0GB on cards)",
+    )
+    assert (silent.state, "main_llm_endpoint" in silent.remedy) == ("warning", True)
+    assert silent.what == "the LLM's server can't be asked: nothing answers at its address"
+    assert list(check_llm_server(Settings())) == []
 
 
 def test_doctor_calls_a_machine_without_a_card_fit(

@@ -206,6 +206,17 @@ async def test_a_strange_answer_is_no_reason_to_fall(body: Any) -> None:
     assert (await ask_server(address, 1.0)).error
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://me:secret@127.0.0.1:1", "nothing answers at its address"),
+        ("http://127.0.0.1:99999", "its address is none"),
+    ],
+)
+async def test_a_failure_is_told_in_words_without_the_address(address: str, why: str) -> None:
+    assert (await ask_server(address, 1.0)).error == why
+
+
 class Endless(web.StreamResponse):
     """Starts an answer and never says how long it will be."""
 
