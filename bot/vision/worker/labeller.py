@@ -134,11 +134,8 @@ class Labeller(HybridModel[ClipSpec, "TorchClip"]):
         if self._network is None:
             assert self._torch is not None
             return self._torch.features(prepared)
-        batch = np.stack(prepared)
-        # Each size is compiled anew, with weights of its own: only a full batch is worth it.
-        step = len(batch) if len(batch) == self.batch_size else 1
-        parts = [batch[i : i + step] for i in range(0, len(batch), step)]
-        return np.concatenate([self._network(part).copy() for part in parts])
+        # One by one: each size of a batch would be compiled with weights of its own.
+        return np.concatenate([self._network(picture[None]).copy() for picture in prepared])
 
     def _encoded(self, phrases: Sequence[str]) -> np.ndarray:
         if self._ready is None or self._torch is not None:

@@ -156,11 +156,8 @@ def _clip(
     pictures = frames()
     known = _open_clips_own(folder, torch_clip, pictures)
     way = _normal_scale(preprocess)
-    batch = preprocess.arrays(pictures)
     precision, note = _chosen(
-        lambda network: (
-            features_differ(known, _each(network, batch)) or features_differ(known, network(batch))
-        ),
+        lambda network: features_differ(known, _each(network, preprocess.arrays(pictures))),
         made / "clip.xml",
         threads,
         way,
