@@ -106,9 +106,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         for unchanging in ("", "&immutable=1"):
             address = f"{path.absolute().as_uri()}?mode=ro{unchanging}"
             with contextlib.suppress(sqlite3.OperationalError):
-                connection = _opened(address)
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                return connection
+                return _opened(address)
         raise error
 
 
@@ -116,6 +114,15 @@ def _opened(address: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, timeout=2.0, uri=True)
     # One text with a bad byte must not make the rest unreadable.
     connection.text_factory = _text
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except UnicodeDecodeError:
+        # SQLite quotes the damaged schema in its words, and Python can't read them.
+        connection.close()
+        raise sqlite3.DatabaseError("its schema is damaged") from None
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -60,6 +60,8 @@ def _databases() -> list[bytes]:
             database.executescript(f"PRAGMA page_size = 512; {statement}; CREATE TABLE other (y)")
             database.close()
             found.append(path.read_bytes())
+    # SQLite's words about it are no UTF-8.
+    found.append(found[-1].replace(b"tableotherother", b"tableot\xe8erother"))
     return found
 
 
