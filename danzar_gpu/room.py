@@ -211,11 +211,13 @@ def shortage(room: Room, want: Want) -> str | None:
     available = room.available - room.claimed
     leased = room.vision_leased + room.claimed
     if room.for_llm and available < want.available:
-        return (
-            f"Device {device.index} reserved for main LLM "
-            f"({gib(device.free_bytes):.1f}GB free, {gib(room.outstanding):.1f}GB still promised "
-            f"to it)"
-        )
+        parts = [f"{gib(device.free_bytes):.1f}GB free"]
+        if room.outstanding:
+            parts.append(f"{gib(room.outstanding):.1f}GB still promised to it")
+        if (leased_here := room.pending + room.claimed) >= GIB // 20:
+            parts.append(f"{gib(leased_here):.1f}GB leased")
+        parts.append(f"{gib(want.available):.1f}GB needed")
+        return f"Device {device.index} reserved for main LLM ({', '.join(parts)})"
     if want.need and leased + want.model > room.vision_limit:
         return (
             f"{device.label} would exceed vision's limit of {gib(room.vision_limit):.1f}GB "

@@ -94,6 +94,16 @@ def test_among_other_cards_the_faster_wins_and_a_near_tie_does_not_choose_the_sl
     assert place(ANYTHING, snapshot(*rig), Ledger(), config(), 0).device == "cuda:3"
 
 
+def test_a_refusal_on_the_llms_card_adds_up() -> None:
+    need = Request("yolo", Footprint.of_gb(1.5), predicted=Footprint.of_gb(1.5))
+    full = (Card("A", programs={"ollama": 11.0}), Card("B", programs={"x": 11.9}))
+    late = (Card("A", programs={"x": 3.0}), Card("B", programs={"x": 11.9}))
+    loaded = place(need, snapshot(*full), Ledger(), config(), 0).reason
+    assert "Device 0 reserved for main LLM (1.0GB free, 2.0GB needed)" in loaded
+    unloaded = place(need, snapshot(*late), Ledger(), config(), 0).reason
+    assert "(9.0GB free, 8.0GB still promised to it, 2.0GB needed)" in unloaded
+
+
 def test_of_one_generation_the_card_with_more_cores_wins_over_the_better_fit() -> None:
     busy = {"x": 11.9}
     rig = (
