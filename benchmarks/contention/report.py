@@ -64,20 +64,21 @@ would stutter or fail.
   don't know of. On a machine without one a one-shot choice does as well.
 - The oracle keeps the product's rules, too (reservation, limit, headroom, dwell, priorities); a
   peer with a share above the oracle's broke or stretched one.
-- On traces drawn by chance (`python -m benchmarks.contention.random`) the product misses the goal on
-  about one in fifty. Of some thirty such traces that were looked at one by one most have a twin that
-  is the same up to the decision and on which the other choice is right, so that nobody without the
-  future can be right on both:
+- On traces drawn by chance (`python -m benchmarks.contention.random`) the product misses the goal
+  on about one in fifty. Of some thirty such traces that were looked at one by one most have a twin
+  that is the same up to the decision and on which the other choice is right, so that nobody without
+  the future can be right on both:
   - *A size.* 3 GB are predicted for a model that was never measured, the card has 4.9 GB, and the
     model takes 4.5 GB and the context 0.6: out of memory. Had it taken 3.3 GB, to stay away would
     have cost the whole share. The same holds where a context is smaller than the 0.45 GB assumed.
-  - *A second.* The oracle leaves before the memory is needed, so its minute of cooldown is over before
-    the next program comes, and where room lasts for seconds only, each second until it is seen counts.
+  - *A second.* The oracle leaves before the memory is needed, so its minute of cooldown is over
+    before the next program comes; and where room lasts for seconds, each second until it is seen
+    counts.
   - *A place.* The models that may stay when a program comes depend on who sat on which card before,
     and to stay takes less free memory than to come.
   - *A first step.* A program takes what is free and waits for more: how much more, nobody says.
-  - *A faulty reading.* The oracle sees the truth; the product acts on no doubtful figure, and counts
-    nothing as the LLM's that nobody lists as such.
+  - *A faulty reading.* The oracle sees the truth; the product acts on no doubtful figure, and
+    counts nothing as the LLM's that nobody lists as such.
 - A model that falls off a card runs on the CPU; partial loading counts as the CPU.
 - A CUDA context is given back when a process's last model leaves a card, which a real process only
   does by ending. The product ends its worker for it where promised memory is missing; a trace's
