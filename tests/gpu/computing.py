@@ -43,7 +43,8 @@ def main(index: int, uuid: str) -> dict[str, Any]:
         pairs = zip(pictures, laid, strict=True)
         return [yolo.rows([picture], [place], 0.0)[0] for picture, place in pairs]
 
-    expected, features = boxes(), clip.features(pictures)
+    large = _pictures(1, (3840, 2160))
+    expected, features, of_large = boxes(), clip.features(pictures), clip.features(large)
     place = resolve(Destination(device=f"cuda:{index}", uuid=uuid))
     yolo.to_card(place.device)
     clip.to_card(place.device)
@@ -62,6 +63,9 @@ def main(index: int, uuid: str) -> dict[str, Any]:
 
             differences.add(boxes_differ(known, said, range(count)))  # pyright: ignore
             differences.add(features_differ(features[:count], clip.features(some)))
+    differences.add(features_differ(of_large, clip.features(large)))
+    for _ in range(ROUNDS):  # back to graphs, after another size
+        differences.add(features_differ(features[:1], clip.features(pictures[:1])))
     report: dict[str, Any] = {
         "differences": sorted(differences - {""}),
         "backends": [yolo.backend, clip.backend],
@@ -94,12 +98,12 @@ def _above(rows: Any, picture: int, confidence: float) -> Any:
     return rows[picture][rows[picture][:, 4] > confidence]
 
 
-def _pictures(count: int) -> list[Any]:
+def _pictures(count: int, size: tuple[int, int] = (1280, 720)) -> list[Any]:
     import numpy as np
 
     from bot.vision.scene import render
 
-    scenes = (render(seed, (1280, 720)) for seed in range(3, 3 + count))
+    scenes = (render(seed, size) for seed in range(3, 3 + count))
     return [np.ascontiguousarray(scene.image[..., ::-1]) for scene in scenes]
 
 

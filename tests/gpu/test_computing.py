@@ -41,7 +41,7 @@ def test_a_card_says_what_the_cpu_says_with_and_without_graphs(
     assert computed["differences"] == []
     assert computed["backends"] == ["torch f16, CUDA graphs"] * 2
     assert computed["notes"] == []
-    assert computed["graphs"] == [2, 2]
+    assert computed["graphs"] == [2, 1], "frames of another size came to CLIP in between"
     if computed["context_mib"]:
         measured.add("CUDA context when it is made", "MiB", computed["context_mib"])
 

@@ -7,6 +7,7 @@ stand-ins. The computations are the real ones, in half precision.
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from bot.vision.worker.backends.card import Graphs, Uploads, uploads_for
 from bot.vision.worker.backends.torch_clip import TorchClip
 from bot.vision.worker.backends.torch_yolo import TorchYolo
 from bot.vision.worker.boxes import fits, suppress
+from bot.vision.worker.clip_pictures import Preprocess
 from bot.vision.worker.contexts import Context
 from bot.vision.worker.detector import Detector
 from bot.vision.worker.devices import (
@@ -407,3 +409,32 @@ def test_only_the_surest_boxes_leave_a_card_and_none_that_counts_is_lost() -> No
     everything = yolo.rows([picture(1)], laid, 0.0)[0]
     assert len(everything) > len(rows) == torch_yolo.ROWS_FROM_CARD
     assert (everything[:, 4] > 0.01).sum() == (rows[:, 4] > 0.01).sum() > 0
+
+
+SHARED_BYTES = 48 << 10
+"""Of a block, on every card."""
+
+
+@pytest.mark.parametrize("mode", ["squash", "shortest"])
+@pytest.mark.parametrize("size", [(1080, 1920), (1440, 2560), (2160, 3840), (1440, 5120)])
+@pytest.mark.parametrize("side", [128, 224])
+def test_a_screen_is_resized_within_a_blocks_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int], side: int
+) -> None:
+    asked: list[int] = []
+    real: Any = torch.nn.functional.interpolate
+
+    def interpolate(tensor: Any, target: tuple[int, int], **how: Any) -> Any:
+        # torch's UpSampleBilinear2d.cu: windows of 32 x 8 threads, and a column for each thread.
+        sizes = zip(tensor.shape[-2:], target, strict=True)
+        scales = [max(1.0, have / want) for have, want in sizes]
+        high, wide = (2 * math.ceil(2 * scale) + 1 for scale in scales)
+        asked.append(4 * (32 * wide + 8 * high + 32 * 8 * high))
+        return real(tensor, target, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", interpolate)
+    config = {"size": side, "mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": mode}
+    frames = torch.empty((2, *size, 3), dtype=torch.uint8, device="meta")
+    assert tuple(Preprocess(config).fitted(frames).shape) == (2, 3, side, side)
+    (shared,) = asked
+    assert shared <= SHARED_BYTES

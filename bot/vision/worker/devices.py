@@ -95,11 +95,12 @@ def resolve(destination: Destination) -> Place:
         )
     ordinal = _ordinal(torch, destination, index)
     try:
+        # First of all: what follows would make the context unmeasured.
+        contexts.make(ordinal, index, destination.uuid)
         if destination.limit_bytes is not None:
             total = torch.cuda.get_device_properties(ordinal).total_memory
             share = min(1.0, destination.limit_bytes / total)
             torch.cuda.set_per_process_memory_fraction(share, ordinal)
-        contexts.make(ordinal, index, destination.uuid)
     except RuntimeError as error:
         what = f"{destination.device} ({destination.card}) can't be used: {first_line(error)}"
         if is_out_of_memory(error):
