@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from danzar_gpu import advice, report
 from danzar_gpu.admission import Admission, Facts, Policy, Ticket
@@ -601,7 +601,12 @@ class GPUMemoryManager:
 
         Raises:
             AdmissionRefused: no device may be used (or not within ``timeout``), and why.
+            ValueError: there is no such policy, or a part of ``need`` is negative.
         """
+        if policy not in get_args(Policy):
+            raise ValueError(f"there is no policy {policy!r}: {', '.join(get_args(Policy))}")
+        if min(need.weights_bytes, need.activations_bytes, need.context_bytes) < 0:
+            raise ValueError(f"{name} can't need less than nothing: {need}")
         predicted = need
         if model:
             self._predicted[model] = need.total_bytes

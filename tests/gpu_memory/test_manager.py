@@ -110,6 +110,16 @@ async def test_a_refusal_carries_the_arithmetic() -> None:
     assert "Device 1 (B) has 0.4GB available, 1.5GB needed; held by game.exe 8.1" in text
 
 
+@pytest.mark.parametrize(
+    ("policy", "size"), [("maybe", 1.0), ("fail", -1.0)], ids=["policy", "size"]
+)
+async def test_a_request_that_makes_no_sense_leases_nothing(policy: Any, size: float) -> None:
+    async with Rig() as rig:
+        with pytest.raises(ValueError, match=r"there is no policy|less than nothing"):
+            await rig.manager.acquire("yolo", Footprint.of_gb(size), policy=policy)
+        assert rig.manager.leases == ()
+
+
 async def test_a_waiting_request_gets_the_card_when_room_appears() -> None:
     async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"game.exe": 11.5})) as rig:
         task = asyncio.create_task(rig.manager.acquire("yolo", Footprint.of_gb(1.0), policy="wait"))
