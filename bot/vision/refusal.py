@@ -12,7 +12,7 @@ class Refusal(Exception):
         self.remedy = remedy
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: BaseException, most: int = 300) -> str:
     """Kind and first line of an error, for people."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:most]}" if lines else type(error).__name__

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bot.vision.frames import Frame
+from bot.vision.refusal import first_line
 from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.worker.capture import Capture
 from bot.vision.worker.devices import (
@@ -234,7 +235,7 @@ class Analysis:
                 failures += 1
                 log.exception("%d frames could not be dealt with", len(batch))
                 if failures >= FAILURES_IN_A_ROW:
-                    words = f"no frame could be dealt with any more: {_first_line(error)}"
+                    words = f"no frame could be dealt with any more: {first_line(error)}"
                     self._tell(Dying(words=words))
                     return
             else:
@@ -361,11 +362,11 @@ class Analysis:
             if is_poisoned(error):
                 raise Poisoned(
                     f"the CUDA context broke while {seat.name} ran on {seat.shown_device}: "
-                    f"{_first_line(error)}"
+                    f"{first_line(error)}"
                 ) from error
             if is_out_of_memory(error):
                 # Outside this handler: the traceback keeps the failed batch's tensors alive.
-                shortage = _first_line(error)
+                shortage = first_line(error)
             else:
                 return self._failed(seat, error)
         else:
@@ -402,11 +403,11 @@ class Analysis:
 
     def _failed(self, seat: Seat, error: Exception) -> None:
         seat.failures += 1
-        log.warning("%s failed on a frame: %s", seat.name, _first_line(error), exc_info=error)
+        log.warning("%s failed on a frame: %s", seat.name, first_line(error), exc_info=error)
         if seat.failures >= FAILURES_IN_A_ROW:
             self.remove(seat.name)
             give_back()
-            words = f"{seat.name} failed {seat.failures} times in a row: {_first_line(error)}"
+            words = f"{seat.name} failed {seat.failures} times in a row: {first_line(error)}"
             self._tell(ModelBroke(model=seat.name, words=words))
 
     def _report(self, captured: Captured, result: _Result, capture: Capture) -> None:
@@ -449,8 +450,3 @@ class Analysis:
         self._tell(Reported(report=report, counts=self.counts))
 
     _last_content = -1
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
