@@ -329,8 +329,9 @@ class Admission:
             if device.uuid in self._skeptic.doubts:
                 continue
             for holder, (models, context) in self.ledger.tally(device.uuid).landed.items():
-                here = [r for r in self.ledger if r.holder == holder and r.uuid == device.uuid]
-                if any(r.moving for r in here) or self.ledger.is_departing(
+                theirs = [r for r in self.ledger if r.holder == holder and r.occupies(device.uuid)]
+                # Whoever is on the way here or away may have its memory here or not.
+                if any(r.moving for r in theirs) or self.ledger.is_departing(
                     device.uuid, holder, now
                 ):
                     continue
@@ -338,8 +339,8 @@ class Admission:
                 allocated = self.ledger.allocator_bytes(device.index, holder)
                 held = self.ledger.held_bytes(device, holder) - context
                 more = (allocated or held) - models
-                if more > GREW_BYTES and here:
-                    self._enlarge(here, more, device.label)
+                if more > GREW_BYTES and theirs:
+                    self._enlarge(theirs, more, device.label)
 
     def _enlarge(self, here: list[LeaseRecord], more: int, label: str) -> None:
         # Whoever has not said yet what it takes is the one that surprises.

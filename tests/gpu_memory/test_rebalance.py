@@ -149,3 +149,27 @@ def test_room_that_comes_and_goes_is_used_each_time_after_the_same_wait() -> Non
         desk.wait(20)
         assert desk.where() == {"yolo": "cuda:1"}
     assert len(desk.moves) == 10
+
+
+def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
+    llm, vision = Card("LLM", programs=FULL), Card("vision")
+    desk = Desk(llm, vision, vision_memory_limit_gb=4)
+    desk.ask("clip", 0.6, 5)
+    desk.wait(20)
+    vision.ours = {7: gb(0.6)}
+    vision.programs = {"game.exe": 9.5}
+    desk.ask("depth", 3.0, 5)
+    assert desk.where() == {"clip": "cuda:1", "depth": "cpu"}
+    vision.programs = {}
+    depth = next(r for r in desk.admission.ledger if r.request.name == "depth")
+    while not depth.moving:
+        desk.now += 1.0
+        devices = tuple(card.device(i, desk.now) for i, card in enumerate(desk.cards))
+        desk.admission.observe(MemorySnapshot(desk.now, "scripted", devices, desk.now), desk.now)
+    # Its weights are there, its word is not.
+    desk.told.clear()
+    vision.ours = {7: gb(3.6)}
+    desk.admission.holder_memory("worker", HolderMemory(7, {1: (gb(3.6), gb(3.6))}))
+    desk.wait(2)
+    sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
+    assert sizes == {"clip": gb(0.6), "depth": gb(3.0)}
