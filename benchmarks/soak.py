@@ -232,8 +232,11 @@ def _ask(bench: Bench, fault: str) -> None:
         bench.discord.says("!gpu vision")
         bench.host.wait(lambda: bench.discord.answers > before, ANSWER_SECONDS)
     time.sleep(1)
-    if (count := bench.discord.answers - before) != 1:
-        run.unanswered.append(f"{count} answers after: {fault}")
+    # The live panel, which has buttons, may be posted anew at any time.
+    answers = [m for m in bench.discord.fake.messages[before:] if not m["components"]]
+    if len(answers) != 1:
+        titles = [m["embeds"][0].get("title") if m["embeds"] else m["content"] for m in answers]
+        run.unanswered.append(f"{titles} after: {fault}")
 
 
 # --- the verdict -------------------------------------------------------------------------------
