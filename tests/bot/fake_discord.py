@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 from unittest.mock import patch
@@ -19,6 +19,7 @@ import yarl
 from aiohttp import WSMsgType, web
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
+from discord.utils import time_snowflake, utcnow
 
 GUILD, CHANNEL, BOT, PERSON, ROLE = 100, 200, 300, 400, 100
 EVERYTHING = str((1 << 53) - 1)
@@ -50,7 +51,7 @@ class FakeDiscord:
         """``identify``, ``resume``, in their order."""
         self.interval_ms = 200
         self.url = ""
-        self._ids = itertools.count(10_000)
+        self._ids = _ids()
         self._sequence = itertools.count(1)
         self._sockets: set[web.WebSocketResponse] = set()
         self._missed: list[dict[str, Any]] = []
@@ -250,6 +251,14 @@ class FakeDiscord:
 def addresses(url: str) -> tuple[str, yarl.URL]:
     """What ``Route.BASE`` and ``DiscordWebSocket.DEFAULT_GATEWAY`` have to be."""
     return f"{url}/api", yarl.URL(url.replace("http", "ws") + "/gateway")
+
+
+def _ids() -> Iterator[int]:
+    """As on Discord they tell the time: a live panel that looks old would be posted anew."""
+    number = 0
+    while True:
+        number = max(number + 1, time_snowflake(utcnow()))
+        yield number
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> None:
