@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.bench_findings import TITLES, CaptureRun, Findings, ModelRun, advise, limit
+from bot.cores import usable
 from bot.exits import Exit
 from bot.vision.clip import ClipService
 from bot.vision.film_file import FPS
@@ -103,7 +104,7 @@ async def measure(
         WorkerGone, OSError: the worker could not be started, or died.
     """
     threads = settings.vision.threads
-    findings = Findings(os.cpu_count() or 1, threads, probe.source)
+    findings = Findings(usable(), threads, probe.source)
     step("reading the cards")
     await asyncio.to_thread(_poll, probe, findings)
     quiet = settings.gpu_memory.model_copy(update={"enable_memory_monitoring": False})
