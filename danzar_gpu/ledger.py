@@ -71,6 +71,8 @@ class LeaseRecord:
     """When it last had to leave a card, by UUID: the cooldown counts from there."""
     short_stays: set[str] = field(default_factory=set[str])
     """Cards from which it was last sent away soon after it came."""
+    bounces: set[str] = field(default_factory=set[str])
+    """Those of them to which it had come back."""
     better_since: float | None = None
     """Since when a better device than the present one has had room."""
     roomy_since: float | None = None
@@ -159,7 +161,9 @@ class Ledger:
         """The same leases, to plan with: changes to it change nothing here."""
         twin = Ledger()
         twin._leases = {
-            key: replace(r, left_at=dict(r.left_at), short_stays=set(r.short_stays))
+            key: replace(
+                r, left_at=dict(r.left_at), short_stays=set(r.short_stays), bounces=set(r.bounces)
+            )
             for key, r in self._leases.items()
         }
         twin._contexts = dict(self._contexts)
@@ -209,7 +213,9 @@ class Ledger:
             return
         if forced:
             soon = now - record.landed_at < SETTLED_SECONDS
+            bounced = soon and record.uuid in record.left_at
             (record.short_stays.add if soon else record.short_stays.discard)(record.uuid)
+            (record.bounces.add if bounced else record.bounces.discard)(record.uuid)
         record.left_at[record.uuid] = now
 
     def cancel_move(self, record: LeaseRecord) -> None:

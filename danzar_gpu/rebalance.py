@@ -367,7 +367,8 @@ def _wait(
 
     Where it never had to leave a moment will do. A model that had stayed for long before it had
     to leave returns soon, if there is a margin; one that was sent away soon after it came waits
-    for the whole dwell, and does not leave another card for that one.
+    for the whole dwell. Who was sent away soon after it came back does not leave another card for
+    that one.
     """
     dwell = config.return_dwell_seconds
     left = record.left_at.get(uuid)
@@ -375,7 +376,7 @@ def _wait(
     hurried = not fresh and uuid in record.short_stays
     since = record.better_since
     if on_llm_card:
-        if hurried and left is not None:
+        if left is not None and not fresh and uuid in record.bounces:
             return FORGIVEN_SECONDS - (now - left)
         patience, since = dwell, record.roomy_since
     elif fresh:

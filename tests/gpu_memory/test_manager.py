@@ -198,6 +198,25 @@ async def test_under_pressure_the_least_important_leaves_and_returns_later() -> 
         assert len(rig.events("moved")) == 2
 
 
+async def test_who_left_soon_after_the_start_returns_from_the_llms_card() -> None:
+    cards = (Card("A", programs={"ollama": 7.0}), Card("B", programs={"obs64.exe": 1.8}))
+    async with Rig(*cards) as rig:
+        lease = await rig.manager.acquire("yolo", Footprint.of_gb(1.0), policy="fail")
+        assert lease.device == "cuda:1"
+        await rig.step(5)
+        rig.cards[1].programs = {"game.exe": 11.7}
+        await rig.step()
+        lease.moved()
+        assert lease.device == "cuda:0"
+        rig.cards[1].programs = {"obs64.exe": 1.8}
+        waited = 0
+        while lease.target is None and waited < 120:
+            await rig.step()
+            waited += 1
+        assert lease.target is not None
+        assert lease.target.device == "cuda:1"
+
+
 async def test_flickering_memory_makes_nobody_bounce() -> None:
     async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"g": 8.0})) as rig:
         rig.manager.holder_memory("w", 77, {})
