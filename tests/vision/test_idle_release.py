@@ -71,7 +71,7 @@ class Life:
         )
         self.rig = ScriptedProbe(
             Card("RTX 4070", programs={"ollama": 11.9}),
-            Card("RTX 4070 Super", programs=programs or {"game": 2.0}),
+            Card("RTX 4070 Super", programs=dict(programs or {"game": 2.0})),
         )
         self.manager = GPUMemoryManager(settings.gpu_memory, self.rig)
         self.service = YoloService(settings, self.manager)
