@@ -16,6 +16,8 @@ from bot.settings import YoloSettings
 from bot.vision.film_file import PLAY_SECONDS, SEED, SIZE, write, write_moving
 from bot.vision.scene import Film
 
+MOVING_FRAMES = 48
+"""Enough that the rate is measured, not how long a decoder takes to its first frame."""
 STILL_PICTURES = 4
 STILL_FRAMES = 10
 """For so many frames a picture of the still film stays."""
@@ -23,7 +25,7 @@ STILL_FRAMES = 10
 
 def make_films(folder: Path) -> None:
     """Both films."""
-    write_moving(folder / "moving.mp4")
+    write_moving(folder / "moving.mp4", MOVING_FRAMES)
     film = Film(SEED, SIZE)
     pictures = [film.at(PLAY_SECONDS + 3.0 * n).image for n in range(STILL_PICTURES)]
     write(folder / "still.mp4", (p for p in pictures for _ in range(STILL_FRAMES)))

@@ -20,12 +20,12 @@ PLAY_SECONDS = 20.0
 SEED = 7
 
 
-def write_moving(path: Path) -> None:
-    """``FRAMES`` frames, each another moment of play."""
+def write_moving(path: Path, frames: int = FRAMES) -> None:
+    """So many frames, each another moment of play."""
     from bot.vision.scene import Film
 
     film = Film(SEED, SIZE)
-    moments = (PLAY_SECONDS + n * STEP_SECONDS for n in range(FRAMES))
+    moments = (PLAY_SECONDS + n * STEP_SECONDS for n in range(frames))
     write(path, (film.at(moment).image for moment in moments))
 
 

@@ -26,8 +26,8 @@ class Inbox:
     """A bounded queue. Live: the newest wins, the oldest is dropped. Else: the giver waits."""
 
     def __init__(self, capacity: int, *, live: bool) -> None:
+        self.live = live
         self._capacity = capacity
-        self._live = live
         self._waiting: deque[Captured] = deque()
         self._change = threading.Condition()
         self._closed = False
@@ -37,7 +37,7 @@ class Inbox:
     def put(self, captured: Captured) -> bool:
         """``False`` once the inbox is closed."""
         with self._change:
-            if not self._live:
+            if not self.live:
                 self._change.wait_for(lambda: self._closed or len(self) < self._capacity)
             if self._closed:
                 return False
