@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IN_WORKER = Path(__file__).resolve().parent / "in_worker"
 TOKEN = "MTAw.nobody.uses-this-token"
 END_SECONDS = 60.0
-MEANT = "failed on a frame|could not be dealt with|Attempting a reconnect"
+MEANT = "failed on a frame|could not be dealt with"
 """Log records that have a traceback on purpose: of a fault in a model, of discord.py."""
 Line = dict[str, Any]
 

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
+from bot import discord_words
+
 Form = Literal["text", "json"]
 
 OURS = ("bot", "cogs", "danzar_gpu", "models")
@@ -43,6 +45,7 @@ def configure(
         _secrets.add(token)
     handler = logging.StreamHandler(stream) if stream is not None else CurrentStderr()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(discord_words.plain)
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if getattr(old, "is_danzars", False):

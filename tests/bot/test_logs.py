@@ -154,3 +154,25 @@ async def test_a_decision_is_one_line_with_its_figures() -> None:
     assert placed["need_bytes"] == 1 << 30
     assert round(placed["free_bytes_1"] / (1 << 30), 1) == 9.9
     assert (revoked["from"], revoked["to"], revoked["cause"]) == ("cuda:1", "cpu", "by hand")
+
+
+def test_a_connection_that_ends_is_one_line_and_no_error() -> None:
+    lost = logging.getLogger("discord.client")
+    gateway = logging.getLogger("discord.gateway")
+    with written() as stream:
+        try:
+            raise OSError("100 % gone\nand more")
+        except OSError:
+            # As discord.py words them.
+            lost.exception("Attempting a reconnect in %.2fs", 1.25)
+        gateway.info("Shard ID %s has successfully RESUMED session %s.", None, "abc")
+        gateway.info("Shard ID %s session has been invalidated.", 3)
+        lost.exception("Ignoring exception in %s", "on_message")
+    lines = [line.split(" ", 2)[2] for line in stream.getvalue().splitlines()]
+    assert lines[:4] == [
+        "WARNING discord.client: the connection to Discord was lost; the next try is in 1.2 s: "
+        "OSError: 100 % gone",
+        "INFO    discord.gateway: gateway: has successfully RESUMED session abc.",
+        "INFO    discord.gateway: Shard ID 3 session has been invalidated.",
+        "ERROR   discord.client: Ignoring exception in on_message",
+    ]
