@@ -68,7 +68,7 @@ class LeaseRecord:
     target_device: str | None = None
     target_reason: str = ""
     left_at: dict[str, float] = field(default_factory=dict[str, float])
-    """When it last had to leave a card, by UUID: the cooldown counts from there."""
+    """When it last left a card, by UUID: the cooldown counts from there."""
     short_stays: set[str] = field(default_factory=set[str])
     """Cards from which it was last sent away soon after it came."""
     bounces: set[str] = field(default_factory=set[str])
@@ -213,7 +213,8 @@ class Ledger:
             return
         if forced:
             soon = now - record.landed_at < SETTLED_SECONDS
-            bounced = soon and record.uuid in record.left_at
+            before = record.left_at.get(record.uuid)
+            bounced = soon and before is not None and before < record.landed_at
             (record.short_stays.add if soon else record.short_stays.discard)(record.uuid)
             (record.bounces.add if bounced else record.bounces.discard)(record.uuid)
         record.left_at[record.uuid] = now

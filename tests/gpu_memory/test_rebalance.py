@@ -19,6 +19,8 @@ class Desk:
         self.now = 0.0
         self.moves: list[str] = []
         self.told: list[LeaseRecord] = []
+        self.fails = False
+        """Whether whoever is told to move finds no room there."""
         self.admission = Admission(
             GPUMemoryConfig.model_validate(config), lambda *_: None, self.told.append
         )
@@ -29,7 +31,10 @@ class Desk:
         self.admission.observe(MemorySnapshot(self.now, "scripted", devices, self.now), self.now)
         for record in self.told:
             self.moves.append(f"{record.request.name} to {record.target_device}")
-            self.admission.landed(record, self.now)
+            if self.fails:
+                self.admission.move_failed(record, "out of memory", self.now)
+            else:
+                self.admission.landed(record, self.now)
         self.told.clear()
 
     def ask(self, name: str, size: float, priority: int) -> None:
@@ -149,6 +154,25 @@ def test_room_that_comes_and_goes_is_used_each_time_after_the_same_wait() -> Non
         desk.wait(20)
         assert desk.where() == {"yolo": "cuda:1"}
     assert len(desk.moves) == 10
+
+
+def test_a_move_that_fails_is_no_second_expulsion_from_the_card_it_began_on() -> None:
+    llm, vision = Card("LLM"), Card("vision")
+    desk = Desk(llm, vision, main_llm_memory_reservation_gb=8)
+    desk.ask("yolo", 1.0, 0)
+    desk.now += 5
+    vision.programs = FULL
+    desk.fails = True
+    desk.look()
+    assert desk.moves == ["yolo to cuda:0"]
+    assert desk.where() == {"yolo": "cpu"}
+    desk.fails = False
+    vision.programs = FULL
+    desk.wait(60)
+    assert desk.where() == {"yolo": "cuda:0"}
+    vision.programs = {}
+    desk.wait(120)
+    assert desk.where() == {"yolo": "cuda:1"}
 
 
 def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
