@@ -36,6 +36,7 @@ GREW_BYTES = GIB // 16
 SETTLE_SECONDS = 10.0
 """How long memory is watched closely after it changed hands, and how long a model with policy
 ``cpu`` waits for less important ones to leave its card."""
+CLOSED = "the manager is closed"
 
 
 @dataclass(slots=True, eq=False)
@@ -236,6 +237,12 @@ class Admission:
             self._leave_queue(ticket)
             self._settle_at_once(ticket, self._admit(ticket, now), now)
 
+    def close(self) -> None:
+        """Refuse whoever waits."""
+        for ticket in tuple(self._queue):
+            self._leave_queue(ticket)
+            self._refuse(ticket, Placement(None, CLOSED))
+
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Nobody wants it any more; a lease that it got in the meantime is released."""
         self._leave_queue(ticket)
@@ -314,6 +321,9 @@ class Admission:
         if ticket.policy == "wait" and ticket.patience is not None:
             reason = f"no card had room within {ticket.patience:g} s; {placement.reason}"
             placement = replace(placement, reason=reason)
+        self._refuse(ticket, placement)
+
+    def _refuse(self, ticket: Ticket, placement: Placement) -> None:
         ticket.refused = replace(placement, device=None, uuid=None)
         request = ticket.request
         facts = {"model": request.name, "need_bytes": request.need.total_bytes}

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TypeVar, get_args
 
 from danzar_gpu import advice, report
-from danzar_gpu.admission import Admission, Facts, Policy, Ticket
+from danzar_gpu.admission import CLOSED, Admission, Facts, Policy, Ticket
 from danzar_gpu.card_news import card_news
 from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
@@ -127,12 +127,13 @@ class GPUMemoryManager:
             self._monitor.start()
 
     async def close(self) -> None:
-        """Stop polling and release every lease. Idempotent."""
+        """Stop polling, refuse whoever waits and release every lease. Idempotent."""
         if self._closed:
             return
         self._closed = True
         self._monitor.stop()
         self._llm_server.forget()
+        self._admission.close()
         for lease in tuple(self._leases.values()):
             self.release(lease)
         self._reader.close()
@@ -600,7 +601,8 @@ class GPUMemoryManager:
         raises at once.
 
         Raises:
-            AdmissionRefused: no device may be used (or not within ``timeout``), and why.
+            AdmissionRefused: no device may be used (or not within ``timeout``, or the manager is
+                closed), and why.
             ValueError: there is no such policy, or a part of ``need`` is negative.
         """
         if policy not in get_args(Policy):
@@ -617,8 +619,11 @@ class GPUMemoryManager:
         )
         # Decided on a fresh reading: a minute ago the card may have been empty. If it can't be
         # read the old one's age counts against it.
-        with contextlib.suppress(ProbeError):
-            await self.refresh(max_age=0.5)
+        if not self._closed:
+            with contextlib.suppress(ProbeError):
+                await self.refresh(max_age=0.5)
+        if self._closed:  # maybe while the cards were read
+            raise AdmissionRefused(name, Placement(None, CLOSED))
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def settled(ticket: Ticket) -> None:

@@ -120,6 +120,18 @@ async def test_a_request_that_makes_no_sense_leases_nothing(policy: Any, size: f
         assert rig.manager.leases == ()
 
 
+async def test_a_manager_that_is_closed_refuses_who_asks_and_who_waits() -> None:
+    async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"x": 11.9})) as rig:
+        task = asyncio.create_task(rig.manager.acquire("clip", Footprint.of_gb(1.0), policy="wait"))
+        await settle(lambda: rig.manager.waiting == ("clip",))
+    with pytest.raises(AdmissionRefused, match="clip was refused: the manager is closed"):
+        await task
+    with pytest.raises(AdmissionRefused, match="yolo was refused: the manager is closed"):
+        async with rig.manager.lease("yolo", Footprint.of_gb(1.0)):
+            pass
+    assert rig.manager.leases == ()
+
+
 async def test_a_waiting_request_gets_the_card_when_room_appears() -> None:
     async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"game.exe": 11.5})) as rig:
         task = asyncio.create_task(rig.manager.acquire("yolo", Footprint.of_gb(1.0), policy="wait"))
