@@ -52,19 +52,21 @@ def _devices(settings: Settings, lines: Mapping[Where, int]) -> Iterator[tuple[W
 
 
 def _sizes(settings: Settings, lines: Mapping[Where, int]) -> Iterator[tuple[Where, str]]:
-    memory = settings.gpu_memory
-    for small, large, why in (
-        ("main_llm_reservation_min_gb", "main_llm_reservation_max_gb", ""),
-        ("pressure_gb", "headroom_gb", ": a model would have to leave as soon as it came"),
-    ):
-        less, more = getattr(memory, small), getattr(memory, large)
-        if less > more:
-            written = ("gpu_memory", small)
-            if written in lines:
-                yield written, f"must be at most {large}, which is {more:g}, not {less:g}{why}"
-            else:
-                here = ("gpu_memory", large)
-                yield here, f"must be at least {small}, which is {less:g}, not {more:g}{why}"
+    pressure, headroom = settings.gpu_memory.pressure_gb, settings.gpu_memory.headroom_gb
+    if pressure > headroom:
+        why = "a model would have to leave as soon as it came"
+        written = ("gpu_memory", "pressure_gb")
+        if written in lines:
+            yield (
+                written,
+                f"must be at most headroom_gb, which is {headroom:g}, not {pressure:g}: {why}",
+            )
+        else:
+            here = ("gpu_memory", "headroom_gb")
+            yield (
+                here,
+                f"must be at least pressure_gb, which is {pressure:g}, not {headroom:g}: {why}",
+            )
 
 
 def _lists(settings: Settings) -> Iterator[tuple[Where, str]]:

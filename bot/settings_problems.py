@@ -31,6 +31,8 @@ def problems_of(
     by_key: dict[Where, list[Any]] = {}
     for one in error.errors(include_url=False):
         where: Where = tuple(one["loc"])
+        if one["type"] == "contradiction":  # of a whole section, which names the key
+            where = (*where, one.get("ctx", {})["key"])
         # What follows the last written key is pydantic's own: the name of an alternative.
         while where and where not in lines:
             where = where[:-1]
@@ -53,6 +55,8 @@ def _sentence(where: Where, errors: list[Any], model: type[BaseModel]) -> str:
         return "must not be here: the token comes from DISCORD_TOKEN or DISCORD_TOKEN_FILE"
     if first["type"] == "extra_forbidden":
         return "is not a key that Danzar knows" + _suggestion(where, model)
+    if first["type"] == "contradiction":
+        return first["ctx"]["words"]
     if first["type"] == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
     alternatives = list(dict.fromkeys(_expectation(one) for one in errors))

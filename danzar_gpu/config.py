@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from danzar_gpu.memory import GIB
 
@@ -212,6 +213,18 @@ class GPUMemoryConfig(BaseModel):
         if any(not name.strip() for name in names):
             raise ValueError("a process name must not be empty")
         return tuple(name.strip().lower() for name in names)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> GPUMemoryConfig:
+        least, largest = self.main_llm_reservation_min_gb, self.main_llm_reservation_max_gb
+        if least > largest:
+            small, large = "main_llm_reservation_min_gb", "main_llm_reservation_max_gb"
+            if small in self.model_fields_set:
+                key, words = small, f"must be at most {large}, which is {largest:g}, not {least:g}"
+            else:
+                key, words = large, f"must be at least {small}, which is {least:g}, not {largest:g}"
+            raise PydanticCustomError("contradiction", "{words}", {"key": key, "words": words})
+        return self
 
     @model_validator(mode="after")
     def _intervals(self) -> GPUMemoryConfig:

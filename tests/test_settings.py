@@ -346,6 +346,11 @@ except SettingsError as error:
             "main_llm_reservation_max_gb, which is 24, not 30",
         ),
         (
+            "gpu_memory:\n  headroom_gb: 1\n  main_llm_reservation_max_gb: 1\n",
+            "game.yaml:3: gpu_memory.main_llm_reservation_max_gb: must be at least "
+            "main_llm_reservation_min_gb, which is 2, not 1",
+        ),
+        (
             "gpu_memory:\n  main_llm_endpoint: http://127.0.0.1:70000\n",
             "game.yaml:2: gpu_memory.main_llm_endpoint: must have a port between 1 and 65535",
         ),

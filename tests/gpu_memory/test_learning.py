@@ -70,6 +70,20 @@ async def test_the_manager_learns_from_a_lease_and_uses_it_next_time(tmp_path: P
         await manager.close()
 
 
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"main_llm_reservation_min_gb": 30.0}, "must be at most main_llm_reservation_max_gb"),
+        ({"main_llm_reservation_max_gb": 1.0}, "must be at least main_llm_reservation_min_gb"),
+    ],
+)
+def test_bounds_that_leave_nothing_between_them_are_refused(
+    bounds: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        GPUMemoryConfig(**bounds)
+
+
 def test_the_reservation_follows_the_llms_peak_within_its_bounds() -> None:
     peaks = PeakRecorder()
     assert peaks.reservation(AUTO, 12 * GIB).size_bytes == 8 * GIB
