@@ -212,6 +212,29 @@ def test_a_model_that_fails_once_goes_on_and_one_that_always_fails_is_taken_out(
     assert numbers_of(bench.reports)[-1] == DISTINCT[-1]
 
 
+def test_one_bad_frame_of_a_film_costs_no_other_frame_its_answer() -> None:
+    bad = DISTINCT[len(DISTINCT) // 2]
+
+    def strange(model: ScriptedModel, numbers: list[int]) -> None:
+        if bad in numbers:
+            raise ValueError("a strange frame")
+
+    class Preparing(PreparingModel):
+        def prepare(self, images: Sequence[np.ndarray]) -> list[Any]:
+            if any(int(image[0, 0, 0]) == bad for image in images):
+                raise ValueError("no picture to prepare")
+            return super().prepare(images)
+
+    yolo = ScriptedModel(fail=strange, batch_size=1)
+    clip = Preparing("clip", fail=strange, batch_size=1)
+    with Bench(ScriptedSource(DISTINCT), yolo, clip) as bench:
+        bench.wait_for(SourceEnded)
+    assert not bench.events(ModelBroke)
+    for model in ("yolo", "clip"):
+        looked = [i for i, report in enumerate(bench.reports) if model in report.devices]
+        assert looked == [i for i, n in enumerate(DISTINCT) if n != bad]
+
+
 def test_a_model_that_comes_later_looks_at_the_screen_that_stands_still() -> None:
     source = ScriptedSource([70] * 100_000, live=True)
     with Bench(source, every_frame=False, fps=100) as bench:

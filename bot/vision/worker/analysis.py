@@ -45,8 +45,8 @@ REPORTS_AHEAD = 64
 MOST_TOGETHER = 8
 TOGETHER_SECONDS = 0.05
 """A film's frames are taken from the inbox together, so many and for so long at most: waking the
-other threads for each one costs small models a tenth of their time. A model that is told to move
-waits no longer than that."""
+other threads for each one costs small models a tenth of their time. Who changes models waits about
+so long."""
 
 
 class Poisoned(Exception):
@@ -174,6 +174,7 @@ class Analysis:
         with self.lock:
             self.remove(seat.name)
             self._seats[seat.name] = seat
+            self._frame_seconds = TOGETHER_SECONDS
             self._apply_rates()
 
     def want(self, seat: Seat) -> None:
@@ -323,16 +324,18 @@ class Analysis:
     def _fulfil(self, task: _Task, batch: list[Captured], results: list[_Result]) -> None:
         seat, wanted = task.seat, task.wanted
         answers: dict[int, tuple[Any, ...]] = {}
-        size = max(1, seat.model.batch_size)
-        for start in range(0, len(wanted), size):
-            chosen = wanted[start : start + size]
+        start = 0
+        while start < len(wanted) and self._seats.get(seat.name) is seat:
+            # A batch that was too much for the card has made the next ones smaller.
+            chosen = wanted[start : start + max(1, seat.model.batch_size)]
             began = time.perf_counter()
             found = self._compute(
                 seat, [batch[i].frame.image for i in chosen], task.prepared, start
             )
-            each = (time.perf_counter() - began) * 1e3 / len(chosen)
+            start += len(chosen)
             if found is None:
-                break
+                continue
+            each = (time.perf_counter() - began) * 1e3 / len(chosen)
             for i, answer in zip(chosen, found, strict=True):
                 answers[i] = answer
                 results[i].milliseconds[seat.name] = each
@@ -369,7 +372,9 @@ class Analysis:
             Poisoned: nothing on this card can be computed any more.
         """
         try:
-            if prepared is not None and isinstance(seat.model, Prepares):
+            # Where one frame of several could not be prepared the others are, one after another.
+            ready = prepared is not None and prepared.exception() is None
+            if prepared is not None and ready and isinstance(seat.model, Prepares):
                 answers = seat.model.answer(prepared.result()[start : start + len(images)])
             else:
                 answers = seat.model.analyse(images)

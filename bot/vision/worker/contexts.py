@@ -8,6 +8,7 @@ what may be the LLM's card: whatever touches a card does so inside ``on``.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class Context:
 
 
 _made: dict[int, Context] = {}
+_making = threading.Lock()
+"""Models load side by side: the second one would measure nothing, or the first one's memory."""
 
 
 def made() -> Mapping[int, Context]:
@@ -39,13 +42,14 @@ def make(ordinal: int, index: int, uuid: str | None) -> None:
     """
     import torch
 
-    if ordinal in _made:
-        return
-    before = _used_bytes(uuid)
-    torch.cuda.synchronize(ordinal)
-    after = _used_bytes(uuid)
-    taken = 0 if before is None or after is None else max(0, after - before)
-    _made[ordinal] = Context(index, taken)
+    with _making:
+        if ordinal in _made:
+            return
+        before = _used_bytes(uuid)
+        torch.cuda.synchronize(ordinal)
+        after = _used_bytes(uuid)
+        taken = 0 if before is None or after is None else max(0, after - before)
+        _made[ordinal] = Context(index, taken)
 
 
 def on(device: str) -> AbstractContextManager[object]:
