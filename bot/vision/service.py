@@ -383,13 +383,12 @@ class ModelService(ABC):
 
     async def _acquire(self, plan: Plan) -> Lease:
         """Room for what was measured, here or in an earlier run, else for what is predicted."""
-        # Measured footprints are the manager's to remember: it wants to name the prediction, too.
-        need = plan.need
         self._set("moving" if self._in_worker else "loading", "asking for room")
+        # Measured footprints are the manager's to remember: it wants to name the prediction, too.
         ask = functools.partial(
             self._manager.acquire,
             self.name,
-            need,
+            plan.need,
             model=self._key,
             holder=HOLDER,
             priority=self.priority,

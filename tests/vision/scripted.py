@@ -16,9 +16,24 @@ from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.worker.analysis import Analysis, Seat
 from bot.vision.worker.capture import Capture, inbox_for
 from bot.vision.worker.devices import CPU, Place
-from bot.vision.worker.protocol import ModelName, Reply, Reported, StartCapture
+from bot.vision.worker.protocol import (
+    ModelName,
+    Reply,
+    Reported,
+    StartCapture,
+    YoloSpec,
+)
 
 CARD = Place("cuda:1", "cuda:1")
+SPEC = YoloSpec(
+    path="x.pt",
+    classes=(),
+    confidence_threshold=0.5,
+    iou_threshold=0.5,
+    max_detections=10,
+    batch_size=1,
+)
+"""Of a detector whose file nobody opens."""
 
 
 def picture(value: int) -> np.ndarray:

@@ -23,22 +23,13 @@ from bot.vision.worker.protocol import (
     Refused,
     ReplyEnvelope,
     RequestEnvelope,
-    YoloSpec,
 )
 from bot.vision.worker.vision_worker import VisionWorker
 from danzar_gpu import Footprint
 from tests.gpu_memory.rig import settle
-from tests.vision.scripted import CARD, ScriptedModel
+from tests.vision.scripted import CARD, SPEC, ScriptedModel
 from tests.vision.test_idle_release import CPU_FULL, MIB, Life, Worker
 
-SPEC = YoloSpec(
-    path="x.pt",
-    classes=(),
-    confidence_threshold=0.5,
-    iou_threshold=0.5,
-    max_detections=10,
-    batch_size=1,
-)
 CARD_1 = Destination(device="cuda:1", simulated=True)
 ON_CPU = Destination(device="cpu")
 

@@ -33,10 +33,9 @@ from bot.vision.worker.protocol import (
     SourceEnded,
     UnloadModel,
     Wanted,
-    YoloSpec,
 )
 from bot.vision.worker.vision_worker import VisionWorker
-from tests.vision.scripted import CARD, Bench, ScriptedModel, ScriptedSource, numbers_of
+from tests.vision.scripted import CARD, SPEC, Bench, ScriptedModel, ScriptedSource, numbers_of
 
 SOMEWHERE = "meta"
 """Stands for a card: a device of torch whose tensors are not in host memory."""
@@ -179,14 +178,6 @@ def test_a_picture_that_stands_still_wakes_nobody() -> None:
     assert bench.events(Wanted) == []
 
 
-SPEC = YoloSpec(
-    path="x.pt",
-    classes=(),
-    confidence_threshold=0.5,
-    iou_threshold=0.5,
-    max_detections=10,
-    batch_size=1,
-)
 CLIP_SPEC = ClipSpec(
     folder="x", concepts=("a",), confidence_threshold=0.5, max_insights=1, batch_size=1
 )

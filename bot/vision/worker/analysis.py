@@ -373,8 +373,11 @@ class Analysis:
         """
         try:
             # Where one frame of several could not be prepared the others are, one after another.
-            ready = prepared is not None and prepared.exception() is None
-            if prepared is not None and ready and isinstance(seat.model, Prepares):
+            if (
+                prepared is not None
+                and prepared.exception() is None
+                and isinstance(seat.model, Prepares)
+            ):
                 answers = seat.model.answer(prepared.result()[start : start + len(images)])
             else:
                 answers = seat.model.analyse(images)
