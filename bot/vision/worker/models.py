@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from bot.vision.refusal import Refusal
-from bot.vision.worker.devices import Place, give_back
+from bot.vision.worker.devices import Place, allocated_bytes, give_back, peak_bytes
 
 
 class ModelError(Refusal):
@@ -78,11 +78,10 @@ def try_out(model: VisionModel) -> Sizes:
         return Sizes(model.weights_bytes)
     import torch
 
-    torch.cuda.reset_peak_memory_stats(place.device)
-    before = torch.cuda.memory_allocated(place.device)
+    before = allocated_bytes(place)
     model.analyse([blank] * model.batch_size)
     torch.cuda.synchronize(place.device)
-    peak = torch.cuda.max_memory_allocated(place.device) - before
+    peak = peak_bytes(place) - before
     give_back()
     return Sizes(model.weights_bytes, peak)
 
