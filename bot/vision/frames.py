@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 MAX_PIXELS = 64 * 1024 * 1024
 """A larger picture is refused before it is decoded: an 8K screen has half of that."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+PLANAR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
+"""Pixel formats of FFmpeg with a plane of bytes for brightness and two for colours."""
 STREAM_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "http", "https"})
 STREAM_PROTOCOLS = "rtsp,rtp,rtmp,rtmps,udp,tcp,tls,http,https,httpproxy,crypto"
 STREAM_TIMEOUT_SECONDS = 10.0
@@ -52,18 +54,69 @@ class SourceWaiting(SourceError):
     """No frame came yet, but the source stays open: ``grab`` may be called again at once."""
 
 
+class Decoded:
+    """A frame as its decoder left it. To make colours of it takes a third of the time that its
+    decoding took, and who only wants to know whether anything has changed needs none."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        """Raises ``SourceError``: it is too large."""
+        self.size = (frame.height, frame.width)
+        if frame.width * frame.height > MAX_PIXELS:
+            raise SourceError(
+                f"a frame has {frame.width} x {frame.height} pixels, too many",
+                "choose a smaller video",
+            )
+        self._frame = frame
+        self._image: np.ndarray | None = None
+        self._making = threading.Lock()
+
+    def image(self) -> np.ndarray:
+        """Height x width x 3, uint8, BGR, contiguous; made once."""
+        with self._making:
+            if self._image is None:
+                self._image = np.ascontiguousarray(self._frame.to_ndarray(format="bgr24"))
+            return self._image
+
+    def planes(self) -> tuple[np.ndarray, ...]:
+        """Views of its brightness, then of its two colours, each height x width, uint8; none where
+        the decoder has them in another form."""
+        if self._frame.format.name not in PLANAR:
+            return ()
+        planes: Any = self._frame.planes  # they have the buffer protocol, which no stub says
+        return tuple(
+            np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in planes
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture."""
 
-    image: np.ndarray
-    """Height x width x 3, uint8, BGR, contiguous."""
+    picture: np.ndarray | Decoded
+    """``image``, or what it is made of."""
     captured_at: float
     """Unix time."""
     media_seconds: float | None
     """Time within the file or film; ``None`` for live sources."""
     sequence: int
     """0 for the first frame of the source."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """Height x width x 3, uint8, BGR, contiguous."""
+        return self.picture.image() if isinstance(self.picture, Decoded) else self.picture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if isinstance(self.picture, Decoded):
+            return self.picture.size
+        return self.picture.shape[0], self.picture.shape[1]
+
+    @property
+    def planes(self) -> tuple[np.ndarray, ...]:
+        """``Decoded.planes``; none of a picture that came in colours."""
+        return self.picture.planes() if isinstance(self.picture, Decoded) else ()
 
 
 class FrameSource(Protocol):
@@ -282,7 +335,7 @@ class VideoSource:
             if not_before is not None and seconds < not_before:
                 self._sequence += 1
                 continue
-            frame = Frame(_bgr(decoded), time.time(), seconds, self._sequence)
+            frame = Frame(Decoded(decoded), time.time(), seconds, self._sequence)
             self._sequence += 1
             return frame
 
@@ -381,7 +434,7 @@ class StreamSource:
                     f"{self.description} stopped: {self._error or 'no frame came in time'}",
                     "it is opened again by itself; check the sender",
                 )
-        frame = Frame(_bgr(decoded), time.time(), decoded.time, self._sequence)
+        frame = Frame(Decoded(decoded), time.time(), decoded.time, self._sequence)
         self._sequence += 1
         return frame
 
@@ -540,15 +593,6 @@ def _open_container(
     # The size may change under way: the decoder itself refuses a larger picture.
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return container, stream
-
-
-def _bgr(frame: VideoFrame) -> np.ndarray:
-    if frame.width * frame.height > MAX_PIXELS:
-        raise SourceError(
-            f"a frame has {frame.width} x {frame.height} pixels, too many",
-            "choose a smaller video",
-        )
-    return np.ascontiguousarray(frame.to_ndarray(format="bgr24"))
 
 
 def _without_address(text: str, address: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_a_video_gives_each_frame_once_and_in_order(video_file: Path) -> None:
     assert places[-1] > 250
     assert found[0].image.shape == (176, 320, 3)
     assert found[0].image.dtype == np.uint8
+
+
+def test_a_frame_of_a_video_outlives_its_film(video_file: Path) -> None:
+    """Colours are made when somebody asks, from whichever thread, and once."""
+    early = take_all(open_source(capture(source="video", path=str(video_file))))[5]
+    late = take_all(open_source(capture(source="video", path=str(video_file))))[5]
+    assert early.size == (176, 320)
+    assert np.array_equal(early.image, late.image)
+    with ThreadPoolExecutor(8) as threads:
+        images = list(threads.map(lambda _: late.image, range(50)))
+    assert all(image is images[0] for image in images)
 
 
 def test_a_video_skips_to_the_time_that_is_asked_for(video_file: Path) -> None:
@@ -131,8 +143,8 @@ def test_a_video_that_grows_under_way_is_not_decoded_further(
         for size in ((64, 48), (64, 48), (640, 480), (64, 48)):
             Image.new("RGB", size).save(file, "JPEG")
     sizes: list[int] = []
-    bgr = frames._bgr
-    monkeypatch.setattr(frames, "_bgr", lambda f: (sizes.append(f.width), bgr(f))[1])
+    took = frames.Decoded
+    monkeypatch.setattr(frames, "Decoded", lambda f: (sizes.append(f.width), took(f))[1])
     monkeypatch.setattr(frames, "MAX_PIXELS", 100 * 100)
     source = open_source(capture(source="video", path=str(film)))
     with pytest.raises(SourceError, match="can't be read further"):

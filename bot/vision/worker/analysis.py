@@ -444,12 +444,13 @@ class Analysis:
         )
         self._last_content = captured.content
         milliseconds = {**captured.milliseconds, **result.milliseconds}
+        height, width = frame.size
         report = FrameReport(
             sequence=frame.sequence,
             captured_at=frame.captured_at,
             source=capture.source_name,
-            width=frame.image.shape[1],
-            height=frame.image.shape[0],
+            width=width,
+            height=height,
             devices=result.devices,
             detections=result.answers.get("yolo", ()),
             insights=result.answers.get("clip", ()),

@@ -143,7 +143,7 @@ class Capture:
                 if ahead > 0 and self._stop.wait(ahead):
                     break
             grabbed = time.perf_counter()
-            if self._gate.passes(frame.image):
+            if self._gate.passes(frame):
                 self._content += 1
             gated = time.perf_counter()
             timings = {"capture": (grabbed - started) * 1e3, "gate": (gated - grabbed) * 1e3}

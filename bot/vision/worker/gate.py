@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from bot.vision.frames import Frame
+
 STRIDE = 3
 """Every third pixel in both directions is compared: digits are drawn with strokes of two."""
 BLOCK = 10
@@ -14,6 +16,14 @@ THRESHOLD = 2.5
 PEAK = 40
 """Least difference of one pixel, of 255, that counts by itself: a digit's stroke is too little for
 a block's mean. Screens have no noise, and a camera's is far below."""
+
+
+SURE = 0.75
+"""The few pixels that are compared in colours may differ by more than what is round them."""
+BRIGHTNESS_SHARE = 1.17
+COLOUR_SHARE = 2.2
+"""How much a difference of 1 in a decoder's plane changes red, green or blue at most (ITU-R
+BT.601, 709 and 2020, both ranges: 255 / 219 = 1.164 for Y; 2.142 for Cb to blue is the largest)."""
 
 
 class DuplicateGate:
@@ -27,9 +37,34 @@ class DuplicateGate:
     def __init__(self, threshold: float = THRESHOLD) -> None:
         self._threshold = threshold
         self._last: np.ndarray | None = None
+        self._planes: list[np.ndarray] = []
 
-    def passes(self, image: np.ndarray) -> bool:
-        """Whether the frame (H x W x 3, uint8) differs from the last one that passed."""
+    def passes(self, frame: Frame) -> bool:
+        """Whether the frame differs from the last one that passed."""
+        height = frame.size[0]
+        # A plane of colours may have half the rows: then none is left out.
+        rows = [plane[:: max(1, STRIDE * len(plane) // height)].copy() for plane in frame.planes]
+        if self._surely_the_same(rows):
+            return False
+        passed = self._differs(frame.image)
+        if passed:
+            self._planes = rows
+        return passed
+
+    def _surely_the_same(self, rows: list[np.ndarray]) -> bool:
+        """Whether the planes differ by so little that no colour can reach a threshold."""
+        last = self._planes
+        if not rows or [r.shape for r in rows] != [r.shape for r in last]:
+            return False
+        peaks = [cv2.norm(a, b, cv2.NORM_INF) for a, b in zip(rows, last, strict=True)]
+        if _most(peaks) >= PEAK:
+            return False
+        height, width = rows[0].shape
+        blocks = (-(-width // (STRIDE * BLOCK)), -(-height // BLOCK))
+        means = [_at_most_in_a_block(a, b, blocks) for a, b in zip(rows, last, strict=True)]
+        return _most(means) < SURE * self._threshold
+
+    def _differs(self, image: np.ndarray) -> bool:
         height, width = image.shape[:2]
         few = (max(1, width // STRIDE), max(1, height // STRIDE))
         # Nearest takes pixels as they are, several times faster than a strided copy.
@@ -49,6 +84,19 @@ class DuplicateGate:
         self._last = sample
         return True
 
-    def forget(self) -> None:
-        """Let the next frame pass whatever it shows."""
-        self._last = None
+
+def _most(differences: list[float]) -> float:
+    """What red, green or blue can differ by where brightness and colours differ by so much."""
+    return BRIGHTNESS_SHARE * differences[0] + COLOUR_SHARE * max(differences[1:])
+
+
+def _at_most_in_a_block(one: np.ndarray, other: np.ndarray, blocks: tuple[int, int]) -> float:
+    """What the mean difference of a block can't exceed: all that differs in one and in the block
+    below. Faster than to look at each, and enough for a codec's ripples."""
+    difference = cv2.absdiff(one, other)
+    height, width = difference.shape
+    wide, high = -(-width // blocks[0]), height / blocks[1]
+    begins = np.arange(0, width, wide)
+    bands = np.array_split(difference, max(1, blocks[1] // 2))
+    sums = [cv2.reduce(band, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] for band in bands]
+    return float(max(np.add.reduceat(row, begins).max() for row in sums)) / (wide * high)
