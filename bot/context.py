@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -68,6 +69,8 @@ class AppContext:
         self.run_in_background(self._show_loading(), "showing progress")
 
     async def _show_loading(self) -> None:
+        if not sys.stderr.isatty():
+            return  # before rich is imported, which takes a thirtieth of the start
         from rich.console import Console
 
         from bot.loading import show_loading

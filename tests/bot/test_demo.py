@@ -16,7 +16,7 @@ import pytest
 from bot.exits import Exit
 from tests.bot.running import ADDRESS, ROOT, started, started_demo
 
-HEAVY = ("torch", "torchvision", "ultralytics", "open_clip", "cv2")
+HEAVY = ("torch", "torchvision", "ultralytics", "open_clip", "cv2", "matplotlib", "rich")
 
 
 @pytest.fixture
