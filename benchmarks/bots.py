@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks.process import Subject, subject
 from benchmarks.runs import Run
+from benchmarks.subjects.materials import LIVE_FPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,9 @@ class StartedBot:
 async def bot(run: Run, design: str, *, autostart: bool) -> AsyncIterator[StartedBot]:
     """A bot on a simulated rig without cards for vision: its models run on the CPU.
 
-    It watches a 1080p film, and its models look as often as they can.
+    It watches a 1080p film as it runs, and its models look as often as they can.
     """
-    film = run.folder / "moving.mp4"
+    film = run.folder / "live.mp4"
     config = _write_settings(run.folder, film, autostart=autostart)
     spawned = time.time()
     module = "benchmarks.subjects.whole_bot"
@@ -41,9 +42,9 @@ def _write_settings(folder: Path, film: Path, *, autostart: bool) -> Path:
     """The configuration, as a file that the bot reads itself."""
     path = folder / f"bot-{'auto' if autostart else 'manual'}.yaml"
     content = {
-        "capture": {"source": "video", "path": str(film), "loop": True, "fps": 30},
-        "yolo": {"processing_fps": 30},
-        "clip": {"processing_fps": 30},
+        "capture": {"source": "video", "path": str(film), "loop": True, "fps": LIVE_FPS},
+        "yolo": {"processing_fps": LIVE_FPS},
+        "clip": {"processing_fps": LIVE_FPS},
         "vision": {"autostart": autostart},
         "data": {"folder": str(folder / "data")},
     }

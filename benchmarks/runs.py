@@ -39,7 +39,7 @@ class Run:
         return quick if self.quick else full
 
     async def films(self) -> Path:
-        """The folder, with ``moving.mp4`` and ``still.mp4`` in it. Raises ``SubjectFailed``."""
+        """The folder, with ``moving.mp4`` and the others in it. Raises ``SubjectFailed``."""
         return await self._make("films", "rendering films")
 
     async def models(self) -> Path:

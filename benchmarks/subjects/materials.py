@@ -1,8 +1,10 @@
 """Films and models to measure with: ``python -m benchmarks.subjects.materials films FOLDER``.
 
 ``moving.mp4``: 1080p, every frame another moment of the rendered game. ``still.mp4``: the same
-size, each picture stays for ten frames. ``yolov8n.pt`` and ``ViT-B-32``: the well-known
-architectures with random weights, because no hub can be relied upon; their speed is the same.
+size, each picture stays for ten frames. ``live.mp4``: the moving one at so many frames a second
+that who watches it as it runs is never without a new one. ``yolov8n.pt`` and ``ViT-B-32``: the
+well-known architectures with random weights, because no hub can be relied upon; their speed is
+the same.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from bot.vision.scene import Film
 
 MOVING_FRAMES = 48
 """Enough that the rate is measured, not how long a decoder takes to its first frame."""
+LIVE_FPS = 120
+"""As many as ``capture.fps`` and both models' rates may be."""
 STILL_PICTURES = 4
 STILL_FRAMES = 10
 """For so many frames a picture of the still film stays."""
 
 
 def make_films(folder: Path) -> None:
-    """Both films."""
+    """All films."""
     write_moving(folder / "moving.mp4", MOVING_FRAMES)
+    write_moving(folder / "live.mp4", MOVING_FRAMES, LIVE_FPS)
     film = Film(SEED, SIZE)
     pictures = [film.at(PLAY_SECONDS + 3.0 * n).image for n in range(STILL_PICTURES)]
     write(folder / "still.mp4", (p for p in pictures for _ in range(STILL_FRAMES)))

@@ -20,21 +20,21 @@ PLAY_SECONDS = 20.0
 SEED = 7
 
 
-def write_moving(path: Path, frames: int = FRAMES) -> None:
+def write_moving(path: Path, frames: int = FRAMES, fps: int = FPS) -> None:
     """So many frames, each another moment of play."""
     from bot.vision.scene import Film
 
     film = Film(SEED, SIZE)
     moments = (PLAY_SECONDS + n * STEP_SECONDS for n in range(frames))
-    write(path, (film.at(moment).image for moment in moments))
+    write(path, (film.at(moment).image for moment in moments), fps)
 
 
-def write(path: Path, images: Iterable[Any]) -> None:
+def write(path: Path, images: Iterable[Any], fps: int = FPS) -> None:
     """H.264, as a recorder writes it; images are RGB."""
     import av
 
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS)
+        stream: Any = container.add_stream("libx264", rate=fps)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18", "preset": "veryfast"}
