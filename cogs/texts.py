@@ -178,7 +178,7 @@ FIT_CARD = "✅ fits; {left:.1f}GB would be left beyond what is promised"
 FIT_NOT = "❌ {problem}"
 FIT_MOVES = "↪️ it would fit after **{models}** moved away"
 FIT_NO_CARD = "No GPU device was found"
-FIT_FOOTER = "a model that was never measured on a card counts half as much again"
+FIT_FOOTER = "a model that was never measured on a card may take {share:.0%} more, and that counts"
 FIT_UNKNOWN = "It is not known yet what {model} needs. Give a size in GB instead."
 
 HISTORY_SPANS = {
@@ -217,13 +217,13 @@ PROFILE_TIMES = {
     "trim": "trim",
 }
 PROFILE_TIMES_LINE = "time: {times}"
-PROFILE_TIMING = "{name} {median:.2g} s ({count}×, {worst:.2g} s at worst)"
-PROFILE_TIMING_ONCE = "{name} {median:.2g} s (once)"
+PROFILE_TIMING = "{name} {median} ({count}×, {worst} at worst)"
+PROFILE_TIMING_ONCE = "{name} {median} (once)"
 PROFILE_PACE = (
     "{frames} frames: {p50:.0f} ms each, 95% within {p95:.0f} ms, 99% within {p99:.0f} ms"
 )
-PROFILE_MOVE = "<t:{at:.0f}:R> {kind}: {before} → {after} in {seconds:.2g} s, {reason}"
-PROFILE_MOVE_IN = "<t:{at:.0f}:R> {kind}: {after} in {seconds:.2g} s, {reason}"
+PROFILE_MOVE = "<t:{at:.0f}:R> {kind}: {before} → {after} in {took}, {reason}"
+PROFILE_MOVE_IN = "<t:{at:.0f}:R> {kind}: {after} in {took}, {reason}"
 PROFILE_FOOTER = "times are medians of what was measured here"
 PROFILE_ELSEWHERE = (
     "Profiles are kept by Danzar's own bot only; `{prefix}gpu models` shows the rest."

@@ -269,7 +269,7 @@ TO_LOOK_AT: dict[str, Callable[[Chat], None]] = {
     "classes": answer_of("!vision classes", "YOLO"),
     "concepts": answer_of("!vision concepts", "CLIP"),
     "vision": answer_of("!gpu vision", "Reason"),
-    "trim": answer_of("!gpu trim", "(?i)memory"),
+    "trim": answer_of("!gpu trim", "Before"),
     "offload": offload,
     "reset": answer_of("!gpu reset", "chat"),
 }

@@ -18,6 +18,7 @@ from danzar_gpu.holders import Holding, Owner
 from danzar_gpu.ledger import Footprint
 from danzar_gpu.memory import GIB, DeviceMemory, gib
 from danzar_gpu.report import age_text
+from danzar_gpu.room import SURPRISE_SHARE
 
 if TYPE_CHECKING:
     from bot.vision.pipeline import ServiceStatus
@@ -233,5 +234,5 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
         embed.add_field(name=name, value=words, inline=False)
     if not answer.cards:
         embed.add_field(name=texts.FIT_NO_CARD, value=texts.FIT_ON_CPU)
-    embed.set_footer(text=texts.FIT_FOOTER)
+    embed.set_footer(text=texts.FIT_FOOTER.format(share=SURPRISE_SHARE))
     return embed

@@ -88,13 +88,18 @@ def memory_lines(profile: ModelProfile) -> Iterator[str]:
         yield texts.PROFILE_MEMORY.format(sizes=" · ".join(known))
 
 
+def took(seconds: float) -> str:
+    """``8 ms``, ``0.12 s``, ``2.4 s``."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.0995 else f"{seconds:.2g} s"
+
+
 def timing_words(name: str, timing: Timing) -> str:
     template = texts.PROFILE_TIMING if timing.count > 1 else texts.PROFILE_TIMING_ONCE
     return template.format(
         name=name,
-        median=timing.median_seconds,
+        median=took(timing.median_seconds),
         count=timing.count,
-        worst=timing.worst_seconds,
+        worst=took(timing.worst_seconds),
     )
 
 
@@ -105,6 +110,6 @@ def move_line(move: MoveLine, prefix: str) -> str:
         kind=texts.PROFILE_TIMES.get(move.kind, move.kind),
         before=plain(shortened(move.from_device, 40)),
         after=plain(shortened(move.to_device, 40)),
-        seconds=move.seconds,
+        took=took(move.seconds),
         reason=sentence(shortened(move.reason, 120), prefix),
     )

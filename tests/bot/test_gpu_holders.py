@@ -165,6 +165,7 @@ async def test_fit_says_where_and_who_would_have_to_move(
 ) -> None:
     embed = (await typed("!gpu fit 1.5 GB")).embeds[0]
     assert embed.description == "✅ A model (1.50GB) fits on **cuda:1** now."
+    assert "may take 30% more, and that counts" in str(embed.footer.text)
     manager = text_bot.app_context.gpu_memory_manager
     await manager.acquire("yolo", Footprint.of_gb(1.5), holder="vision-worker")
     manager.holder_memory("vision-worker", 77, {})

@@ -24,7 +24,7 @@ def known(**changes: Any) -> ModelProfile:
         "measurements": 5,
         "fell_bytes": None,
         "load": Timing(3, 1.25, 2.5),
-        "offload": Timing(1, 0.125, 0.125),
+        "offload": Timing(1, 0.0125, 0.0125),
         "restore": None,
         "move": None,
         "frames": 80,
@@ -33,7 +33,7 @@ def known(**changes: Any) -> ModelProfile:
         "p99_ms": 60.0,
         "moves": (
             MoveLine(1000.0, "load", "", "RTX 4070 Super", 1.25, 1 << 30, "room for it"),
-            MoveLine(2000.0, "offload", "RTX 4070 Super", "CPU", 0.125, 1 << 30, "a game came"),
+            MoveLine(2000.0, "offload", "RTX 4070 Super", "CPU", 0.0125, 1 << 30, "a game came"),
         ),
     }
     return ModelProfile(**{**values, **changes})
@@ -56,9 +56,9 @@ async def test_a_profile_tells_memory_times_and_moves(
     assert typed.fields[0].name == "YOLO (yolo-nano.pt fp32 640px x4) on RTX 4070 Super"
     assert str(typed.fields[0].value).splitlines() == [
         "memory: 1.00GB predicted · 0.75GB measured (5×)",
-        "time: load 1.2 s (3×, 2.5 s at worst) · leave 0.12 s (once)",
+        "time: load 1.2 s (3×, 2.5 s at worst) · leave 12 ms (once)",
         "80 frames: 31 ms each, 95% within 45 ms, 99% within 60 ms",
-        "<t:2000:R> leave: RTX 4070 Super → CPU in 0.12 s, a game came",
+        "<t:2000:R> leave: RTX 4070 Super → CPU in 12 ms, a game came",
         "<t:1000:R> load: RTX 4070 Super in 1.2 s, room for it",
     ]
     await w.guest.slash(w.channel, "gpu profile")
