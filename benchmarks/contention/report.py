@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contention.peers import PEERS
 from danzar_gpu.simulate import Outcome, Trace
@@ -220,6 +221,13 @@ def _by_trace(traces: list[Trace], outcomes: list[Outcome]) -> list[str]:
     return lines
 
 
+PLACES = (
+    *((9, 0, "left"), (-9, 0, "right")),
+    *((x, y, across) for y in (14, -14, 26, -26, 38) for x, across in ((9, "left"), (-9, "right"))),
+)
+"""Where a label may be: points to the right and up of its dot, and which end is there."""
+
+
 def picture(outcomes: list[Outcome], path: Path) -> None:
     """Share on cards against harmed runs, a point for each policy."""
     import matplotlib
@@ -228,13 +236,11 @@ def picture(outcomes: list[Outcome], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(9, 5.5))
-    points: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
+    points: dict[tuple[float, float], list[str]] = {}
     for policy in _policies(outcomes):
         own = _of(outcomes, policy)
         share, harmed = 100 * _mean(own, "gpu_fraction"), 100 * _harmed(own)
-        points.setdefault((round(share / 15), round(harmed / 3)), []).append(
-            (share, harmed, policy)
-        )
+        points.setdefault((round(share, 1), round(harmed, 1)), []).append(policy)
         colour = "#1f6fb2" if policy == "danzar" else "#666666" if policy in CONTROLS else "#d1495b"
         axis.scatter(
             [share],
@@ -244,23 +250,45 @@ def picture(outcomes: list[Outcome], path: Path) -> None:
             s=220 if policy == "danzar" else 40,
             zorder=4 if policy == "danzar" else 3,
         )
-    for near in points.values():  # one label for those that lie together
-        share, harmed, _ = near[0]
-        names = "\n".join(policy for _, _, policy in near)
-        axis.annotate(
-            names,
-            (share, harmed),
-            xytext=(-9 if share > 50 else 9, 0),
-            textcoords="offset points",
-            ha="right" if share > 50 else "left",
-            va="center",
-            fontsize=8,
-        )
     axis.set_xlabel("share of model-seconds on cards, % (more is better)")
     axis.set_ylabel("runs with an OOM of ours or a starved LLM, % (fewer is better)")
     axis.set_title("All traces and seeds")
     axis.grid(alpha=0.3)
-    axis.set_ylim(bottom=-4)
+    axis.set_ylim(-4, axis.get_ylim()[1] + 4)
+    axis.set_xlim(right=112)  # room for the names of the best
     figure.tight_layout()
+    _label(axis, points)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _label(axis: Any, points: Mapping[tuple[float, float], Sequence[str]]) -> None:
+    """A name at each point, in the first place round it where it covers nothing."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    renderer = axis.figure.canvas.get_renderer()
+    dots = [axis.transData.transform(at) for at in points]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
+    for (share, harmed), names in sorted(points.items()):
+        label = None
+        for x, y, across in PLACES:
+            if label is not None:
+                label.remove()
+            label = axis.annotate(
+                ", ".join(names),
+                (share, harmed),
+                xytext=(x, y),
+                textcoords="offset points",
+                ha=across,
+                va="center",
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#999999"} if y else None,
+            )
+            label.update_positions(renderer)
+            box = Text.get_window_extent(label, renderer)  # without the line to its dot
+            inside = box.x0 >= axis.bbox.x0 and box.x1 <= axis.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        assert label is not None
+        taken.append(Text.get_window_extent(label, renderer))
