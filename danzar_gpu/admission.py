@@ -277,17 +277,20 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
 
-        Except whoever would fit nowhere even on empty cards: that one waits without blocking.
+        Except whoever would fit nowhere even on empty cards: that one waits without blocking. And
+        for whom others made room, that one is not held up: the room may be what the first lacks,
+        and both would wait for ever.
         """
+        held_up = False
         for ticket in tuple(self._queue):
-            if not ticket.open:
+            if not ticket.open or (held_up and ticket.claim is None):
                 continue
             placement = self._admit(ticket, now)
             if placement.uuid is not None:
                 self._leave_queue(ticket)
                 self._grant(ticket, placement, now)
             elif not self._is_too_large(ticket.request):
-                return
+                held_up = True
 
     def _is_too_large(self, request: Request) -> bool:
         """Whether no card is large enough for it, or vision's limit too small on each."""

@@ -197,3 +197,27 @@ def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
     desk.wait(2)
     sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
     assert sizes == {"clip": gb(0.6), "depth": gb(3.0)}
+
+
+def test_whoever_others_made_room_for_is_not_held_up_by_the_first_in_the_queue() -> None:
+    desk = Desk(Card("card"), main_llm_memory_reservation_gb=8.6, fallback_to_cpu=False)
+    served: list[str] = []
+
+    def ask(name: str, size: float, priority: int) -> None:
+        need = Footprint(gb(size))
+        request = Request(name, need, name, priority, predicted=need)
+        desk.admission.ask(request, "wait", desk.now, lambda t: served.append(t.request.name))
+
+    ask("old", 1.9, 1)
+    ask("small", 0.8, 2)  # for whom the old one leaves
+    ask("large", 1.9, 3)
+    assert served == ["old"]
+    for record in desk.admission.ledger:
+        desk.admission.release(record, desk.now)
+    # The large one stands before it, and what it lacks is just what is kept for the small one.
+    desk.wait(20)
+    assert served == ["old", "small"]
+    for record in desk.admission.ledger:
+        desk.admission.release(record, desk.now)
+    desk.wait(20)
+    assert served == ["old", "small", "large"]
