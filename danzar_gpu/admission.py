@@ -356,8 +356,10 @@ class Admission:
                     self._enlarge(theirs, more, device.label)
 
     def _enlarge(self, here: list[LeaseRecord], more: int, label: str) -> None:
-        # Whoever has not said yet what it takes is the one that surprises.
-        records = [r for r in here if not r.measured] or here
+        # Whoever has not said yet what it takes is the one that surprises, and of several the one
+        # that has not surprised before: what it took was counted then.
+        unsaid = [r for r in here if not r.measured]
+        records = [r for r in unsaid if not r.grew] or unsaid or here
         total = sum(r.request.need.model_bytes for r in records)
         for record in records:
             need = record.request.need

@@ -175,6 +175,20 @@ def test_a_move_that_fails_is_no_second_expulsion_from_the_card_it_began_on() ->
     assert desk.where() == {"yolo": "cuda:1"}
 
 
+def test_of_two_newcomers_the_later_surprise_is_not_that_of_the_one_that_surprised_before() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision, vision_memory_limit_gb=6)
+    held = 0.0
+    for name, asked, took in (("sam", 1.5, 2.25), ("ocr", 1.0, 1.5)):
+        desk.ask(name, asked, 0)
+        held += took
+        vision.ours = {7: gb(held)}
+        desk.admission.holder_memory("worker", HolderMemory(7, {1: (gb(held), gb(held))}))
+        desk.wait(1)
+    sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
+    assert sizes == {"sam": gb(2.25), "ocr": gb(1.5)}
+
+
 def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
     llm, vision = Card("LLM", programs=FULL), Card("vision")
     desk = Desk(llm, vision, vision_memory_limit_gb=4)
