@@ -171,8 +171,25 @@ def test_a_move_that_fails_is_no_second_expulsion_from_the_card_it_began_on() ->
     desk.wait(60)
     assert desk.where() == {"yolo": "cuda:0"}
     vision.programs = {}
-    desk.wait(120)
+    desk.wait(130)
     assert desk.where() == {"yolo": "cuda:1"}
+
+
+def test_a_model_on_the_llms_card_leaves_it_only_for_a_card_that_was_calm_for_long() -> None:
+    llm, vision = Card("LLM"), Card("vision")
+    desk = Desk(llm, vision, main_llm_memory_reservation_gb=8)
+    desk.ask("yolo", 1.0, 0)
+    for _ in range(5):
+        desk.wait(80)
+        vision.programs = FULL
+        desk.wait(20)
+        vision.programs = {}
+    # A return would end on the CPU, for the LLM's card was left a moment before.
+    assert desk.moves == ["yolo to cuda:0"]
+    desk.wait(110)
+    assert desk.moves == ["yolo to cuda:0"]
+    desk.wait(20)
+    assert desk.moves == ["yolo to cuda:0", "yolo to cuda:1"]
 
 
 def test_of_two_newcomers_the_later_surprise_is_not_that_of_the_one_that_surprised_before() -> None:
