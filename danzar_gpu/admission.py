@@ -277,17 +277,20 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
 
-        Except whoever would fit nowhere even on empty cards: that one waits without blocking.
+        Except whoever would fit nowhere even on empty cards: that one waits without blocking. And
+        for whom others made room, that one is not held up: the room may be what the first lacks,
+        and both would wait for ever.
         """
+        held_up = False
         for ticket in tuple(self._queue):
-            if not ticket.open:
+            if not ticket.open or (held_up and ticket.claim is None):
                 continue
             placement = self._admit(ticket, now)
             if placement.uuid is not None:
                 self._leave_queue(ticket)
                 self._grant(ticket, placement, now)
             elif not self._is_too_large(ticket.request):
-                return
+                held_up = True
 
     def _is_too_large(self, request: Request) -> bool:
         """Whether no card is large enough for it, or vision's limit too small on each."""
@@ -353,8 +356,10 @@ class Admission:
                     self._enlarge(theirs, more, device.label)
 
     def _enlarge(self, here: list[LeaseRecord], more: int, label: str) -> None:
-        # Whoever has not said yet what it takes is the one that surprises.
-        records = [r for r in here if not r.measured] or here
+        # Whoever has not said yet what it takes is the one that surprises, and of several the one
+        # that has not surprised before: what it took was counted then.
+        unsaid = [r for r in here if not r.measured]
+        records = [r for r in unsaid if not r.grew] or unsaid or here
         total = sum(r.request.need.model_bytes for r in records)
         for record in records:
             need = record.request.need

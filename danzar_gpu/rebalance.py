@@ -23,6 +23,9 @@ FIRST_DWELL_SECONDS = 3.0
 """A model that never had to leave a card goes there when it has had room for so long."""
 FORGIVEN_SECONDS = 600.0
 """So long after a model left a card it is as if it never had."""
+CALM_DWELLS = 8
+"""So many dwells vision's own card must have had room before a model that is well on the LLM's card
+moves over: for a minute it can't go back, and has only the CPU if the room does not last."""
 SOON_SECONDS = 5.0
 """Room that a model will take so soon is not given to a less important one."""
 _LOST = re.compile(r"\blost\b|fallen off|not found", re.IGNORECASE)
@@ -367,8 +370,8 @@ def _wait(
 
     Where it never had to leave a moment will do. A model that had stayed for long before it had
     to leave returns soon, if there is a margin; one that was sent away soon after it came waits
-    for the whole dwell. Who was sent away soon after it came back does not leave another card for
-    that one.
+    for the whole dwell. Who is well on the LLM's card leaves it only for a card that was calm for
+    long, and not for one from which it was sent away soon after it came back.
     """
     dwell = config.return_dwell_seconds
     left = record.left_at.get(uuid)
@@ -378,7 +381,7 @@ def _wait(
     if on_llm_card:
         if left is not None and not fresh and uuid in record.bounces:
             return FORGIVEN_SECONDS - (now - left)
-        patience, since = dwell, record.roomy_since
+        patience, since = CALM_DWELLS * dwell, record.roomy_since
     elif fresh:
         patience = min(FIRST_DWELL_SECONDS, dwell)
     elif roomy and not hurried:

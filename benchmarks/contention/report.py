@@ -78,6 +78,10 @@ would stutter or fail.
   - *A place.* The models that may stay when a program comes depend on who sat on which card before,
     and to stay takes less free memory than to come.
   - *A first step.* A program takes what is free and waits for more: how much more, nobody says.
+  - *A growth.* A program fills a card, and a model of ours grows there before the next reading. No
+    memory can be kept back for that, since the program takes whatever is free. To send growing
+    models away from every full card at once was tried: less share on thirteen of 700 traces with
+    growth, and no error less.
   - *A faulty reading.* The oracle sees the truth; the product acts on no doubtful figure, and
     counts nothing as the LLM's that nobody lists as such.
 - A model that falls off a card runs on the CPU; partial loading counts as the CPU.

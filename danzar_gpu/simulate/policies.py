@@ -10,6 +10,8 @@ from danzar_gpu.memory import MemorySnapshot
 from danzar_gpu.room import RELEASE_PATIENCE_SECONDS
 from danzar_gpu.simulate.engine import Desk, Job, PolicyBase, Timer
 
+RESTART_SECONDS = 3.0
+"""From the end of a process of ours until the next one has imported torch and asks for models."""
 CONTEXT_BYTES = 450 << 20
 """What the product expects of a CUDA context before the driver showed one."""
 
@@ -89,8 +91,12 @@ class DanzarPolicy(PolicyBase):
         for key, record in tuple(self._records.items()):
             if record in gone:
                 del self._records[key]
+        self.desk.call_at(self.desk.now + RESTART_SECONDS, lambda: self._ask_again(holder))
+
+    def _ask_again(self, holder: str) -> None:
+        self._read()
         for job in [job for job in self._jobs.values() if job.holder == holder]:
-            if job.key not in self._tickets:
+            if job.key not in self._tickets and job.key not in self._records:
                 self._request(job)
 
     def _schedule(self, at: float) -> None:

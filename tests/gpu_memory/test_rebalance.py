@@ -171,8 +171,39 @@ def test_a_move_that_fails_is_no_second_expulsion_from_the_card_it_began_on() ->
     desk.wait(60)
     assert desk.where() == {"yolo": "cuda:0"}
     vision.programs = {}
-    desk.wait(120)
+    desk.wait(130)
     assert desk.where() == {"yolo": "cuda:1"}
+
+
+def test_a_model_on_the_llms_card_leaves_it_only_for_a_card_that_was_calm_for_long() -> None:
+    llm, vision = Card("LLM"), Card("vision")
+    desk = Desk(llm, vision, main_llm_memory_reservation_gb=8)
+    desk.ask("yolo", 1.0, 0)
+    for _ in range(5):
+        desk.wait(80)
+        vision.programs = FULL
+        desk.wait(20)
+        vision.programs = {}
+    # A return would end on the CPU, for the LLM's card was left a moment before.
+    assert desk.moves == ["yolo to cuda:0"]
+    desk.wait(110)
+    assert desk.moves == ["yolo to cuda:0"]
+    desk.wait(20)
+    assert desk.moves == ["yolo to cuda:0", "yolo to cuda:1"]
+
+
+def test_of_two_newcomers_the_later_surprise_is_not_that_of_the_one_that_surprised_before() -> None:
+    vision = Card("vision")
+    desk = Desk(Card("LLM", programs=FULL), vision, vision_memory_limit_gb=6)
+    held = 0.0
+    for name, asked, took in (("sam", 1.5, 2.25), ("ocr", 1.0, 1.5)):
+        desk.ask(name, asked, 0)
+        held += took
+        vision.ours = {7: gb(held)}
+        desk.admission.holder_memory("worker", HolderMemory(7, {1: (gb(held), gb(held))}))
+        desk.wait(1)
+    sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
+    assert sizes == {"sam": gb(2.25), "ocr": gb(1.5)}
 
 
 def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
@@ -197,3 +228,27 @@ def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
     desk.wait(2)
     sizes = {r.request.name: r.request.need.model_bytes for r in desk.admission.ledger}
     assert sizes == {"clip": gb(0.6), "depth": gb(3.0)}
+
+
+def test_whoever_others_made_room_for_is_not_held_up_by_the_first_in_the_queue() -> None:
+    desk = Desk(Card("card"), main_llm_memory_reservation_gb=8.6, fallback_to_cpu=False)
+    served: list[str] = []
+
+    def ask(name: str, size: float, priority: int) -> None:
+        need = Footprint(gb(size))
+        request = Request(name, need, name, priority, predicted=need)
+        desk.admission.ask(request, "wait", desk.now, lambda t: served.append(t.request.name))
+
+    ask("old", 1.9, 1)
+    ask("small", 0.8, 2)  # for whom the old one leaves
+    ask("large", 1.9, 3)
+    assert served == ["old"]
+    for record in desk.admission.ledger:
+        desk.admission.release(record, desk.now)
+    # The large one stands before it, and what it lacks is just what is kept for the small one.
+    desk.wait(20)
+    assert served == ["old", "small"]
+    for record in desk.admission.ledger:
+        desk.admission.release(record, desk.now)
+    desk.wait(20)
+    assert served == ["old", "small", "large"]

@@ -142,6 +142,23 @@ def test_a_context_that_is_kept_is_not_in_the_llms_way_for_long(keeps: str) -> N
     assert len(ended) == (keeps == "true"), "the process ends once, and only for that"
 
 
+def test_a_process_that_ended_for_its_context_asks_again_when_a_new_one_is_up() -> None:
+    found = parse(
+        "rig: [{total_gb: 12, keeps_context: true, context_gb: 0.6}, "
+        "{total_gb: 12, keeps_context: true, context_gb: 0.5}]\nduration: 300\n"
+        "models: [{name: yolo, priority: 20, need_gb: 0.6}, {name: clip, need_gb: 0.8}]\n"
+        "foreign: [{device: 0, process: ollama, gb: 7.8, llm: true}, "
+        "{device: 1, process: game.exe, gb: 11.5, at: 150}]"
+    )
+    score = play(found, POLICIES["danzar"](), record=True)
+    [ended] = [at for at, text in score.notes if "vision's CUDA context" in text]
+    # Before that the driver still shows what the old one held: a model would go to the CPU.
+    after = [(at - ended, text) for at, text in score.notes if at > ended]
+    assert [text for _, text in after if text.endswith("on the CPU")] == []
+    assert all(3 <= waited < 6 for waited, _ in after)
+    assert score.thrash == 0
+
+
 def test_a_kept_context_goes_when_none_of_its_models_is_wanted_any_more() -> None:
     found = parse(
         "rig: [{total_gb: 12, keeps_context: true, context_gb: 0.5}]\nduration: 300\n"
