@@ -55,6 +55,8 @@ def settings_on(card: DeviceMemory, **sections: dict[str, object]) -> Settings:
         ROOT / "models" / "clip-tiny",
         gpu_memory=gpu,
         yolo={"image_size": None, "processing_fps": 20},
+        # The first run on a card loads kernels from disk: that is no hang.
+        vision={"hang_timeout_seconds": 30.0, **sections.pop("vision", {})},
         **sections,
     )
 
