@@ -35,7 +35,7 @@ PARTS = {
     "poll": ("benchmarks.parts.poll", 15),
     "capture": ("benchmarks.parts.capture", 15),
 }
-ON_REQUEST = {"gpu": ("benchmarks.parts.gpu", 240)}
+ON_REQUEST = {"gpu": ("benchmarks.parts.gpu", 150)}
 FAILURES = (
     SubjectFailed,
     NotComparable,
@@ -109,6 +109,7 @@ async def run_parts(chosen: dict[str, tuple[str, int]], *, quick: bool) -> Repor
                 except FAILURES as error:
                     result = Result(name, skipped=f"it failed: {error}")
                     report.failed = True
+            report.failed = report.failed or result.failed
             report.add(name, result, time.monotonic() - began)
             before += seconds
     report.end()

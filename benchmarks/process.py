@@ -22,6 +22,8 @@ OFFLINE = {
     "YOLO_VERBOSE": "0",
     "ULTRALYTICS_SAFE_LOAD": "1",
     "HF_HUB_OFFLINE": "1",
+    # As in our worker: cuda:0 is the same card on both sides.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 
 

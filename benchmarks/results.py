@@ -60,6 +60,8 @@ class Result:
     notes: list[str] = field(default_factory=list[str])
     skipped: str = ""
     """Why nothing was measured, in words for people."""
+    failed: bool = False
+    """Whether some of it went wrong; ``notes`` say what."""
 
 
 def number(value: float) -> str:

@@ -138,6 +138,7 @@ class Ledger:
     def __init__(self) -> None:
         self._leases: dict[int, LeaseRecord] = {}
         self._holders: dict[str, HolderMemory] = {}
+        self._heard: dict[str, int] = {}
         self._departures: list[Departure] = []
         self._ids = count(1)
         self._learned: dict[str, dict[str, Footprint]] = {}
@@ -273,6 +274,11 @@ class Ledger:
         if self._holders.get(holder) != memory:
             self.version += 1
         self._holders[holder] = memory
+        self._heard[holder] = self.heard(holder) + 1
+
+    def heard(self, holder: str) -> int:
+        """How often a holder has told what it holds."""
+        return self._heard.get(holder, 0)
 
     def drop_holder(self, holder: str, now: float) -> list[LeaseRecord]:
         """The process is gone: so are its leases and its context."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -12,12 +14,17 @@ from benchmarks.chart import draw
 from benchmarks.machine import describe
 from benchmarks.measuring import Spread, interleaved, ratio
 from benchmarks.our_worker import NotComparable, OurWorker
+from benchmarks.parts import gpu
+from benchmarks.parts.pipeline import Case, Models, Row
 from benchmarks.report import Report, as_markdown, gpu_section, with_section
 from benchmarks.results import Bar, Result, Table, Target, number, shown
 from benchmarks.runs import Run
 from bot.settings import Settings
 from bot.vision.measured_worker import MeasuredWorker
-from bot.vision.worker.protocol import LoadModel, Placed
+from bot.vision.reports import PipelineCounts
+from bot.vision.worker.handle import WorkerGone
+from bot.vision.worker.protocol import Destination, Held, LoadModel, Placed, Pong
+from danzar_gpu.memory import GIB, DeviceMemory, GpuProcess
 
 
 async def test_rounds_take_turns_and_go_back_and_forth() -> None:
@@ -163,6 +170,101 @@ def test_the_cards_have_a_section_of_a_page_that_is_not_theirs() -> None:
     assert "A note." not in again and "Newer." in again
     assert again.endswith("More of others.\n") and "Of others." in again
     assert with_section("", section).startswith("# Measurements\n")
+
+
+class Card:
+    """What the part for a card asks: the driver, our worker, and the comparison with a plain loop.
+
+    ``row`` is the number that the driver has for our process; ours is 77.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, row: int, others: float = 0.0) -> None:
+        self.row, self.others, self.readings = row, others, 0
+        self.fails: list[str] = []
+        for name in ("_card", "_reading", "our_worker", "rows_on"):
+            monkeypatch.setattr(gpu, name, getattr(self, name))
+        self.worker, self.pid, self.backend = self, 77, "torch f16"
+
+    def _card(self) -> tuple[str, str]:
+        return "H100", ""
+
+    def _reading(self) -> DeviceMemory:
+        self.readings += 1
+        ours = 900 << 20 if self.readings == 3 else 0  # for the UUID, before, and after
+        foreign = int(self.others * GIB) if self.readings == 3 else 0
+        process = (GpuProcess(self.row, "python", ours),) if ours else ()
+        total = 80 * GIB
+        free = total - ours - foreign
+        return DeviceMemory(0, "GPU-1", "H100", total, free, ours, processes=process)
+
+    @asynccontextmanager
+    async def our_worker(self, *_: object) -> AsyncIterator[Card]:
+        if "memory" in self.fails:
+            raise RuntimeError("a fault\nthat nobody foresaw")
+        yield self
+
+    async def load(self, batch_size: int, destination: Destination) -> None:
+        assert (batch_size, destination.device, destination.uuid) == (1, "cuda:0", "GPU-1")
+
+    async def play(self, film: Path) -> None:
+        pass
+
+    async def memory(self) -> Pong:
+        held = (Held(index=0, reserved_bytes=400 << 20, active_bytes=0, context_bytes=450 << 20),)
+        return Pong(busy_seconds=0, counts=PipelineCounts(), held=held, resident_bytes=1)
+
+    async def rows_on(
+        self, run: Run, where: Destination, modes: object, chosen: list[tuple[Models, str]]
+    ) -> tuple[list[Row], None]:
+        title = chosen[0][0].title
+        if title in self.fails:
+            raise WorkerGone(f"{title} broke it")
+        case = Case(title, "both", 1, "moving", "default")
+        times = Spread(6.0, 5.0, 7.0, 3)
+        return [Row(case, times, times, times, "torch f16", 1, 1)], None
+
+    async def measured(self, folder: Path) -> Result:
+        run = Run(folder, False, lambda share, words: None, _made={"films", "models"})
+        return await gpu.measure(run)
+
+
+async def memory_target(card: Card, folder: Path) -> Target:
+    return next(t for t in (await card.measured(folder)).targets if t.what == gpu.MEMORY)
+
+
+@pytest.mark.parametrize("row", [77, 4711])  # in a container the driver has another number
+async def test_memory_on_a_card_is_the_driver_s_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, row: int
+) -> None:
+    card = Card(monkeypatch, row=row)
+    result = await card.measured(tmp_path)
+    assert not result.failed
+    assert [t.found for t in result.targets] == ["0.879 GiB", "6x (5 to 7)", "6x (5 to 7)"]
+    assert all(t.met for t in result.targets)
+    found = " ".join(cell for line in result.tables[1].rows for cell in line)
+    assert "0.391 GiB" in found and "0.439 GiB" in found
+    assert ("before and after" in found) == (row != 77)
+
+
+async def test_what_others_gave_back_meanwhile_is_no_figure_of_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    card = Card(monkeypatch, row=4711, others=-0.7)
+    target = await memory_target(card, tmp_path)
+    assert target.met is None and "another program" in target.found
+
+
+async def test_what_fails_on_a_card_costs_nothing_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    card = Card(monkeypatch, row=77)
+    card.fails = ["memory", "YOLOv8n, ViT-B/32"]
+    result = await card.measured(tmp_path)
+    assert result.failed
+    assert [t.met for t in result.targets] == [None, None, True]
+    assert len(result.tables) == 1
+    assert "RuntimeError: a fault that nobody foresaw" in result.notes[0]
+    assert "WorkerGone: YOLOv8n, ViT-B/32 broke it" in result.notes[1]
 
 
 async def test_a_detector_that_looks_for_nothing_is_not_compared() -> None:

@@ -168,12 +168,15 @@ async def measure(run: Run) -> Result:
 
 
 async def rows_on(
-    run: Run, destination: Destination, thread_modes: Sequence[str]
+    run: Run,
+    destination: Destination,
+    thread_modes: Sequence[str],
+    chosen: Sequence[tuple[Models, str]] = (),
 ) -> tuple[list[Row], tuple[Spread, str] | None]:
-    """All rows, and YOLOv8n against `predict` on our own backend."""
+    """All rows, or those of the chosen groups, and YOLOv8n against `predict` on our backend."""
     folder = await run.films()
-    groups = [(shipped(), "both")]
-    if not run.quick:
+    groups = list(chosen) or [(shipped(), "both")]
+    if not (chosen or run.quick):
         pairs = (shipped(), well_known(await run.models()))
         groups = [(pair, which) for pair in pairs for which in ("yolo", "clip", "both")]
     rows: list[Row] = []

@@ -19,6 +19,7 @@ from tests.gpu.program import ROOT
 ROUNDS = 6
 """Graphs are captured at the fourth: both ways are compared."""
 BATCHES = (1, 4)
+PHRASES = ("a boss fight", "an inventory")
 
 
 def main(index: int, uuid: str) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def main(index: int, uuid: str) -> dict[str, Any]:
 
     large = _pictures(1, (3840, 2160))
     expected, features, of_large = boxes(), clip.features(pictures), clip.features(large)
+    of_phrases = clip.text(PHRASES)
     place = resolve(Destination(device=f"cuda:{index}", uuid=uuid))
     yolo.to_card(place.device)
     clip.to_card(place.device)
@@ -63,6 +65,8 @@ def main(index: int, uuid: str) -> dict[str, Any]:
 
             differences.add(boxes_differ(known, said, range(count)))  # pyright: ignore
             differences.add(features_differ(features[:count], clip.features(some)))
+        # What encodes phrases comes and goes beside the graphs.
+        differences.add(features_differ(of_phrases, clip.text(PHRASES)))
     differences.add(features_differ(of_large, clip.features(large)))
     for _ in range(ROUNDS):  # back to graphs, after another size
         differences.add(features_differ(features[:1], clip.features(pictures[:1])))

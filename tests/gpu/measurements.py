@@ -25,9 +25,15 @@ To measure a card of yours (any NVIDIA card that torch can use, also an H100 or 
 holds its memory, the tests take nearly all of it for a moment):
 
 ```
-DANZAR_MEASUREMENTS=measurements.json .venv/bin/python -m pytest -m gpu tests/gpu
+DANZAR_MEASUREMENTS=measurements.json .venv/bin/python -m pytest -m gpu tests/gpu --durations=0
 .venv/bin/python -m tests.gpu.measurements measurements.json > docs/measurements.md
+.venv/bin/python -m benchmarks gpu
 ```
+
+The first is meant to take four minutes at most, the last, speed and memory beside the plain loop,
+two; it writes its own section below, so it comes last (`--quick`: one pair of models). Where
+something fails the rest is measured all the same, and the failure says what was seen: memory,
+processes, leases, the last events.
 
 Each run adds an entry to the file. A second process takes memory on the card as an LLM's server
 would; vision has to leave, the process must never be refused, and vision has to return. Measured

@@ -76,7 +76,10 @@ class Cuda:
     def _check(self, function: str, *arguments: Any) -> None:
         status = getattr(self._cuda, function)(*arguments)
         if status:
-            raise MemoryError(f"{function} said {status}")
+            name = ctypes.c_char_p()
+            self._cuda.cuGetErrorName(status, ctypes.byref(name))
+            said = (name.value or b"an unknown error").decode()
+            raise MemoryError(f"{function} said {said} ({status})")
 
 
 BACKENDS: dict[str, type[Host] | type[Cuda]] = {"host": Host, "cuda": Cuda}
@@ -113,7 +116,7 @@ class Program:
             env={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
         )
         self.pid = self._process.pid
-        assert self._answer() == "ready"
+        assert self._answer() == "ready", "the program did not start: its words are above"
 
     def take(self, size: int) -> None:
         """Raises ``MemoryError``: it starved."""

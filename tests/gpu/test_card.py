@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,14 +28,14 @@ from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.memory import GIB, DeviceMemory, gib
 from danzar_gpu.probes import NoProbe, open_probe
-from tests.gpu.contest import makes_room, seconds_until_all_are_on
+from tests.gpu.contest import makes_room, seconds_until_all_are_on, told
 from tests.gpu.measurements import Measurements
 from tests.gpu.program import ROOT, Program
 from tests.vision.running import manager_of, running, settings_for, until
 
 pytestmark = pytest.mark.gpu
 
-LOAD_SECONDS = 180.0
+LOAD_SECONDS = 90.0
 REPEATS = 5
 MIB = 1 << 20
 
@@ -54,6 +55,8 @@ def settings_on(card: DeviceMemory, **sections: dict[str, object]) -> Settings:
         ROOT / "models" / "clip-tiny",
         gpu_memory=gpu,
         yolo={"image_size": None, "processing_fps": 20},
+        # The first run on a card loads kernels from disk: that is no hang.
+        vision={"hang_timeout_seconds": 30.0, **sections.pop("vision", {})},
         **sections,
     )
 
@@ -111,11 +114,12 @@ async def test_an_idle_model_gives_the_card_back(
         capture={"source": "images", "path": str(ROOT / "docs" / "images")},
     )
     async with running(settings, open_probe("nvml")) as pipeline:
-        await until(
-            lambda: {s.state for s in pipeline.services.values()} == {"parked"},
-            "both models parked",
-            LOAD_SECONDS,
-        )
+        with told(pipeline):
+            await until(
+                lambda: {s.state for s in pipeline.services.values()} == {"parked"},
+                "both models parked",
+                LOAD_SECONDS,
+            )
         assert manager_of(pipeline).leases == ()
         records = await manager_of(pipeline).records.read()
         for move in records.moves:
@@ -192,7 +196,8 @@ async def test_a_killed_worker_leaves_nothing_on_the_card(
         first = pipeline.worker_pid
         assert first is not None
         os.kill(first, 9)
-        await until(lambda: pipeline.worker_pid not in (None, first), "another worker")
+        with told(pipeline):
+            await until(lambda: pipeline.worker_pid not in (None, first), "another worker")
         measured.add(
             "after a kill, until both models run again",
             "s",
@@ -201,14 +206,18 @@ async def test_a_killed_worker_leaves_nothing_on_the_card(
         assert sorted(lease.name for lease in manager.leases) == ["clip", "yolo"]
         assert {lease.holder for lease in manager.leases} == {HOLDER}
         late = [e.text for e in manager.events if e.kind == "not-returned"]
-        assert not late
+        assert late == []
 
 
 def test_the_program_takes_what_the_driver_then_shows(card: DeviceMemory, program: Program) -> None:
     probe = open_probe("nvml")
-    before = probe.read(0.0, processes=True).devices[0]
+    free: list[int] = []
+    for _ in range(20):  # what ended just before may still be going
+        free.append(probe.read(0.0, processes=True).devices[0].free_bytes)
+        if len(free) > 3 and max(free[-4:]) - min(free[-4:]) <= 4 * MIB:
+            break
+        time.sleep(0.25)
     program.take(GIB)
     after = probe.read(1.0, processes=True).devices[0]
     probe.close()
-    assert gib(before.free_bytes - after.free_bytes) == pytest.approx(1.0, abs=0.2)
-    assert Path(ROOT / "models" / "yolo-nano.pt").is_file()
+    assert gib(free[-1] - after.free_bytes) == pytest.approx(1.0, abs=0.2)

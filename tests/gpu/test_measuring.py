@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.report import SECTION_BEGIN
 from danzar_gpu import GPUMemoryManager
 from danzar_gpu.memory import GIB, MemorySnapshot
-from tests.gpu.contest import makes_room, seconds_until_all_are_on
+from tests.gpu.contest import makes_room, seconds_until_all_are_on, taken
 from tests.gpu.measurements import Measurements, load, page
-from tests.gpu.program import ROOT, Program
+from tests.gpu.program import ROOT, Cuda, Program
 from tests.vision.running import (
     SimulatedRig,
     inline,
@@ -36,6 +38,61 @@ def test_the_program_takes_gives_and_says_when_it_starved() -> None:
         program.give()
     finally:
         program.close()
+
+
+class Driver:
+    """libcuda with so many bytes; called through ctypes, as the real one."""
+
+    def __init__(self, size: int) -> None:
+        self.left, self.blocks = size, dict[int, int]()
+
+    def __getattr__(self, function: str) -> Any:
+        return lambda *_: 0
+
+    def cuMemAlloc_v2(self, block: Any, size: Any) -> int:
+        if size.value > self.left:
+            return 2
+        block._obj.value = len(self.blocks) + 1
+        self.blocks[block._obj.value] = size.value
+        self.left -= size.value
+        return 0
+
+    def cuMemFree_v2(self, block: Any) -> int:
+        self.left += self.blocks[block.value]
+        return 0
+
+    def cuGetErrorName(self, status: int, name: Any) -> int:
+        name._obj.value = b"CUDA_ERROR_OUT_OF_MEMORY"
+        return 0
+
+
+def test_a_card_s_memory_is_taken_in_pieces_and_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(5 * GIB)
+    monkeypatch.setattr("tests.gpu.program.ctypes.CDLL", lambda name: driver)
+    cuda = Cuda(0)
+    cuda.take(2 * GIB + 7)
+    assert sorted(driver.blocks.values()) == [7, GIB, GIB]
+    with pytest.raises(MemoryError, match=r"cuMemAlloc_v2 said CUDA_ERROR_OUT_OF_MEMORY \(2\)"):
+        cuda.take(4 * GIB)
+    assert driver.left == 3 * GIB - 7
+    cuda.take(0)
+    cuda.give()
+    assert driver.left == 5 * GIB
+
+
+async def test_who_starves_says_of_what() -> None:
+    def refuse(size: int) -> None:
+        raise MemoryError("failed cuMemAlloc_v2")
+
+    settings = settings_for("nothing.pt", "nowhere")
+    async with running(settings, two_cards(), start=False) as pipeline:
+        with pytest.raises(AssertionError) as failure:
+            await taken(pipeline, 1, refuse, GIB)
+    words = str(failure.value)
+    assert "wanted 1024 MiB more" in words and "10240 MiB are free" in words
+    assert "services: yolo off on None" in words and "leases: []" in words
 
 
 class LivingRig(SimulatedRig):
@@ -109,7 +166,8 @@ def test_the_page_is_the_one_that_is_made() -> None:
         check=True,
         timeout=60,
     ).stdout
-    written = PAGE.read_text(encoding="utf-8")
+    # The benchmarks' section is made by another program.
+    written = PAGE.read_text(encoding="utf-8").partition(SECTION_BEGIN)[0].rstrip() + "\n"
     if "No card has been measured yet" in written:
         assert written == made
     else:  # figures of somebody's card: the words around them are still ours

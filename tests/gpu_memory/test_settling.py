@@ -100,6 +100,21 @@ def test_what_was_leased_but_never_held_is_not_waited_for() -> None:
     assert ended.kind == "shown"
 
 
+@pytest.mark.parametrize("before", [BEFORE, UNNAMED])
+def test_who_held_next_to_nothing_is_not_waited_for(before: Figures) -> None:
+    # Leased 1.0 for the peak of its trial; at work it held 0.03 beside another model.
+    other = replace(before, leased=gb(1.3), allocator=gb(0.1))
+    wait = waiting(other)
+    figures = replace(there(other, given=0.03), leased=gb(0.3))
+    assert wait.look(replace(figures, heard=1), 101.0) is None
+    # What spoke may be from before it left: one word more decides.
+    ended = wait.look(replace(figures, heard=2), 103.0)
+    assert ended is not None
+    assert (ended.kind, ended.size_bytes) == ("shown", gb(0.03))
+    much = replace(figures, heard=2, allocator=figures.allocator - gb(0.07))
+    assert waiting(other).look(much, 103.0) is None
+
+
 def test_a_dead_process_is_waited_for_until_its_row_is_gone() -> None:
     wait = waiting(gone=True)
     assert wait.look(there(BEFORE, said=1.0), 100.2) is None

@@ -42,6 +42,21 @@ def test_each_frame_of_a_file_is_reported_in_order_and_batched() -> None:
     assert bench.events(Reported)[-1].counts.dropped == 0
 
 
+def test_on_a_card_both_models_see_a_frame_before_the_next_one_is_sent_there() -> None:
+    order: list[tuple[str, int]] = []
+
+    def note(model: ScriptedModel, numbers: list[int]) -> None:
+        order.extend((model.name, number) for number in numbers)
+
+    models = [ScriptedModel("yolo", 1, CARD, fail=note), ScriptedModel("clip", 1, CARD, fail=note)]
+    for model in models:
+        model.seconds = 0.002
+    with Bench(ScriptedSource(DISTINCT), *models) as bench:
+        bench.wait_for(SourceEnded)
+    assert order[::2] == [("yolo", number) for number in DISTINCT]
+    assert order[1::2] == [("clip", number) for number in DISTINCT]
+
+
 def test_after_the_end_of_a_film_nobody_asks_for_frames_without_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

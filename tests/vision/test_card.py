@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -345,6 +346,44 @@ def test_a_graph_that_can_not_be_made_costs_nothing_but_a_note(
     assert len(run(mine, [1] * 10)) == 11
     assert "not permitted" in mine.note
     assert not mine.enabled
+
+
+def test_nobody_waits_for_the_card_while_a_graph_is_captured(
+    graphs: None, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    asked = threading.Event()
+
+    def ask() -> None:  # as a thread does in which the loading of another model failed
+        asked.set()
+        order.append(f"poisoned: {is_poisoned(RuntimeError('a defect'))}")
+
+    other = threading.Thread(target=ask)
+
+    def compute(given: Any) -> Any:
+        if Graph.made and not order:
+            other.start()
+            assert asked.wait(10)
+            other.join(0.2)
+            order.append("captured")
+        return given.sum()
+
+    mine, memory = Graphs(enabled=True), torch.zeros(1, 4, 4, 3)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: NotYet())
+    for _ in range(card.RUNS_BEFORE_CAPTURE + 1):
+        mine.run(compute, memory)
+    other.join(10)
+    assert order == ["captured", "poisoned: False"]
+
+
+class NotYet:
+    """The run on the side, before a capture."""
+
+    def __enter__(self) -> None:
+        self.made, Graph.made = Graph.made, []
+
+    def __exit__(self, *_: object) -> None:
+        Graph.made = self.made
 
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered"

@@ -24,13 +24,17 @@ def test_everything_is_set() -> None:
     assert found["YOLO_AUTOINSTALL"] == "0"
     assert found["HF_HUB_OFFLINE"] == "1"
     assert found["OMP_NUM_THREADS"] == "3"
+    # In the words that torch and cuBLAS both read; each product that a graph has keeps so much.
+    sizes = re.findall(r":(\d+):(\d+)", found["CUBLAS_WORKSPACE_CONFIG"])
+    assert 0 < sum(int(kib) * int(count) for kib, count in sizes) <= 10 << 10
     assert os.access(found["YOLO_CONFIG_DIR"], os.W_OK)
 
 
-def test_a_folder_that_was_named_is_kept() -> None:
-    found = {"YOLO_CONFIG_DIR": "/somewhere"}
+def test_what_a_person_named_is_kept() -> None:
+    found = {"YOLO_CONFIG_DIR": "/somewhere", "CUBLAS_WORKSPACE_CONFIG": ":16:8"}
     environment.prepare(found, threads=1)
     assert found["YOLO_CONFIG_DIR"] == "/somewhere"
+    assert found["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 CHECK = """

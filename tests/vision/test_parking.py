@@ -77,6 +77,55 @@ def test_the_host_copy_is_made_once_and_is_what_a_parked_model_keeps() -> None:
     assert model[1].num_batches_tracked.dtype == torch.int64
 
 
+def places(model: Any) -> list[str]:
+    return [t.device.type for t in (model[0].weight, model[1].running_mean, model[2].weight)]
+
+
+def test_what_is_not_at_work_comes_to_the_card_for_a_moment_only() -> None:
+    model = small_model()
+    model[2].weight = torch.nn.Parameter(torch.ones(4, 4))
+    asked = torch.ones(1, 4)
+    before = model(asked)
+    residence = Residence(model, model[0:2])
+    everything = residence.weights_bytes
+    residence.to_card(SOMEWHERE, half=False)
+    assert places(model) == ["meta", "meta", "cpu"]
+    assert everything - residence.weights_bytes == 64
+    at_work = model[0].weight
+    for _ in range(2):
+        with residence.whole(SOMEWHERE):
+            assert places(model) == ["meta"] * 3
+        assert places(model) == ["meta", "meta", "cpu"]
+    assert model[0].weight is at_work  # a graph reads from there
+    residence.for_cpu()
+    with residence.whole("cpu"):
+        assert torch.equal(model(asked), before)
+    assert residence.weights_bytes == everything
+
+
+def test_what_is_shared_with_a_part_at_work_stays_on_the_card() -> None:
+    model = small_model()
+    residence = Residence(model, model[0])
+    residence.to_card(SOMEWHERE, half=False)
+    assert places(model) == ["meta", "cpu", "meta"]
+    assert model[2].weight is model[0].weight
+
+
+def test_no_room_for_the_rest_leaves_a_model_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    residence = Residence(model, model[0])
+    residence.to_card(SOMEWHERE, half=False)
+
+    def full(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    with monkeypatch.context() as card:
+        card.setattr(torch.Tensor, "to", full)
+        with pytest.raises(torch.OutOfMemoryError), residence.whole(SOMEWHERE):
+            pass
+    assert places(model) == ["meta", "cpu", "meta"]
+
+
 def test_a_full_card_leaves_the_weights_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     before = model(torch.ones(1, 4))

@@ -250,8 +250,11 @@ class Analysis:
 
     def _most(self, capture: Capture) -> int:
         """How many of the frames that wait are dealt with at once."""
-        most = max((s.model.batch_size for s in tuple(self._seats.values())), default=1)
-        if capture.inbox.live:
+        models = [seat.model for seat in tuple(self._seats.values())]
+        most = max((model.batch_size for model in models), default=1)
+        # A card has one batch of frames at a time: the second model finds there what the first
+        # one saw, unless that went on to the next frames meanwhile.
+        if capture.inbox.live or any(model.place.on_card for model in models):
             return most
         return max(most, min(MOST_TOGETHER, int(TOGETHER_SECONDS / max(self._frame_seconds, 1e-6))))
 

@@ -28,6 +28,10 @@ _made: dict[int, Context] = {}
 _making = threading.Lock()
 """Models load side by side: the second one would measure nothing, or the first one's memory."""
 
+capturing = threading.RLock()
+"""Held while a graph is captured: waiting for the whole card, from any thread, would fail then and
+spoil the graph, and a sound context would pass for a broken one."""
+
 
 def made() -> Mapping[int, Context]:
     """All contexts of this process by torch's ordinal."""
@@ -66,8 +70,9 @@ def all_answer() -> bool:
     import torch
 
     try:
-        for ordinal in made():
-            torch.cuda.synchronize(ordinal)
+        with capturing:
+            for ordinal in made():
+                torch.cuda.synchronize(ordinal)
     except RuntimeError:
         return False
     return True

@@ -49,6 +49,9 @@ def prepare(environment: MutableMapping[str, str], threads: int) -> None:
     # From its first call on: ultralytics sets OpenCV's threads to 0 when it is imported, and a pool
     # that computes in another thread at that moment (the capture's) then divides by zero: SIGFPE.
     environment["OPENCV_FOR_THREADS_NUM"] = "1"
+    # torch takes 32 MiB for each computation of cuBLAS on Hopper and later, and a graph keeps that
+    # for good; these 8 MiB are what other cards get, and more than our small products use.
+    environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
     environment.setdefault("YOLO_CONFIG_DIR", str(_config_dir()))
     # OpenVINO reports each conversion to a statistics service unless this package is not there;
     # it has no switch of its own, and falls back to a stub that sends nothing.

@@ -84,9 +84,3 @@ def try_out(model: VisionModel) -> Sizes:
     peak = peak_bytes(place) - before
     give_back()
     return Sizes(model.weights_bytes, peak)
-
-
-def size_of(module: Any) -> int:
-    """Parameters and buffers of a torch module, in bytes."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(t.numel() * t.element_size() for t in tensors)

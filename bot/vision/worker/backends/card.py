@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from bot.vision.worker import contexts
 from bot.vision.worker.devices import is_out_of_memory, is_poisoned
 
 log = logging.getLogger(__name__)
@@ -170,9 +171,10 @@ class Graphs:
                 compute(frames)
             torch.cuda.current_stream(device).wait_stream(stream)
             # Another thread may load a model meanwhile; its calls don't concern this one.
-            with torch.cuda.graph(
+            how = torch.cuda.graph(
                 graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-            ):
+            )
+            with contexts.capturing, how:
                 result = compute(frames)
             self._pool = graph.pool()
         except RuntimeError as error:

@@ -16,7 +16,7 @@ from bot.vision.worker.backends.agreement import features_differ
 from bot.vision.worker.backends.torch_model import TorchModel
 from bot.vision.worker.clip_pictures import Preprocess
 from bot.vision.worker.contexts import on
-from bot.vision.worker.devices import torch_is_ready
+from bot.vision.worker.devices import give_back, torch_is_ready
 from bot.vision.worker.environment import importing, use_threads
 from bot.vision.worker.models import ModelError
 
@@ -88,6 +88,11 @@ class TorchClip(TorchModel):
 
     # --- where it is --------------------------------------------------------------------------
 
+    @property
+    def _at_work(self) -> Any:
+        # Phrases are encoded once: nearly half of ViT-B/32 would lie on the card for nothing.
+        return getattr(self.module, "visual", self.module)
+
     def _forget(self) -> None:
         """The constants of the transform."""
         self.preprocess = Preprocess(self.facts["preprocess"])
@@ -128,15 +133,18 @@ class TorchClip(TorchModel):
         import torch
 
         with torch.inference_mode(), on(self._device):
-            parts = [
-                self._normal(
-                    self.module.encode_text(
-                        self.tokenizer(list(phrases[i : i + TEXT_BATCH])).to(self._device)
-                    )
-                ).cpu()
-                for i in range(0, len(phrases), TEXT_BATCH)
-            ]
+            with self._residence.whole(self._device):
+                parts = [
+                    self._encoded(phrases[i : i + TEXT_BATCH]).cpu()
+                    for i in range(0, len(phrases), TEXT_BATCH)
+                ]
+            if self._device != "cpu":
+                give_back()
             return torch.cat(parts).numpy()
+
+    def _encoded(self, phrases: Sequence[str]) -> Any:
+        tokens = self.tokenizer(list(phrases)).to(self._device)
+        return self._normal(self.module.encode_text(tokens))
 
     def _normal(self, features: Any) -> Any:
         import torch

@@ -13,7 +13,6 @@ from bot.vision.worker.backends.card import Graphs, Uploads, drop_workspaces, up
 from bot.vision.worker.backends.residence import Residence
 from bot.vision.worker.contexts import on
 from bot.vision.worker.environment import use_threads
-from bot.vision.worker.models import size_of
 
 
 class TorchModel(ABC):
@@ -30,11 +29,16 @@ class TorchModel(ABC):
         self.facts = facts
         self._note = ""
         self._threads = threads
-        self._residence = Residence(module)
+        self._residence = Residence(module, self._at_work)
         self._graphs = Graphs(enabled=graphs)
         self._uploads: Uploads | None = None
         self._half: bool | None = None
         self._device = "cpu"
+
+    @property
+    def _at_work(self) -> Any:
+        """The part of the module that looks at pictures: only that stays on a card."""
+        return self.module
 
     @abstractmethod
     def _said(self, pictures: Sequence[np.ndarray]) -> Any:
@@ -57,7 +61,7 @@ class TorchModel(ABC):
 
     @property
     def weights_bytes(self) -> int:
-        return size_of(self.module)
+        return self._residence.weights_bytes
 
     @property
     def backend(self) -> str:

@@ -201,6 +201,7 @@ def _decode_in_single(head: Any) -> bool:
     if not isinstance(head, Detect) or type(head)._inference is not Detect._inference:
         return False
     known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+    cell_sizes: list[float] = head.stride.tolist()
 
     def decoded(said: dict[str, Any]) -> Any:
         import torch
@@ -209,7 +210,7 @@ def _decode_in_single(head: Any) -> bool:
         levels = tuple(tuple(level.shape[2:]) for level in said["feats"])
         key = (boxes.device, levels)
         if key not in known:  # never dropped while the model is there: a graph may read them
-            known[key] = _anchors(levels, head.stride.tolist(), boxes.device)
+            known[key] = _anchors(levels, cell_sizes, boxes.device)
         anchors, strides = known[key]
         bins = int(head.reg_max)
         if bins > 1:
