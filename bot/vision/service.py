@@ -285,7 +285,7 @@ class ModelService(ABC):
             while await self._hold(worker, plan):
                 pass
         except WorkerGone:
-            pass  # the pipeline sees to it
+            self.settled.set()  # nothing is loaded any more; the pipeline sees to the rest
         except TimeoutError:
             limit = self.settings.vision.load_timeout_seconds
             self._set("failed", f"the model was not ready in {limit:g} s")
