@@ -919,7 +919,7 @@ class GPUMemoryManager:
         self._monitor.hurry()
 
     def on_event(self, callback: Callable[[Event], None]) -> None:
-        """Call ``callback`` with each event from now on, on the event loop. It must not raise."""
+        """Call ``callback`` with each event from now on, on the event loop."""
         self._listeners.append(callback)
 
     def _note(
@@ -931,8 +931,12 @@ class GPUMemoryManager:
         if self._store is not None and self.source != "simulated":
             self._store.event(event)
         log.log(level, "%s", text, extra={"event": kind, "facts": found})
-        for listener in self._listeners:
-            listener(event)
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                # In the middle of a decision: a lease would be granted to nobody.
+                log.exception("a listener of events failed; the others go on")
 
     def _free_bytes(self) -> dict[str, object]:
         """What was free on each card when something was decided."""
