@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.exits import Exit
 from danzar_gpu import GPUMemoryManager, ProbeError, open_probe, report
+from danzar_gpu.history import HistoryStore
 from danzar_gpu.memory import DeviceMemory
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ def run(settings: Settings, probe_name: ProbeName, *, as_json: bool) -> int:
         return Exit.PROBE
     config = settings.gpu_memory.model_copy(update={"enable_memory_monitoring": False})
     manager = GPUMemoryManager(config, probe)
+    trouble = _recall(manager, Path(settings.data.folder) / "history.sqlite3")
+    if trouble is not None:
+        print(trouble, file=sys.stderr)
     try:
         asyncio.run(_read(manager))
     except ProbeError as error:
@@ -41,6 +47,23 @@ def run(settings: Settings, probe_name: ProbeName, *, as_json: bool) -> int:
     else:
         print(as_text(manager))
     return Exit.OK
+
+
+def _recall(manager: GPUMemoryManager, path: Path) -> str | None:
+    """Take up what the bot learned and what people chose; why that can't be done, in words.
+
+    Works beside a running bot, and writes nothing.
+    """
+    if manager.source == "simulated" or not path.exists():
+        return None
+    try:
+        manager.remember(HistoryStore(path).look())
+    except (OSError, sqlite3.Error) as error:
+        return (
+            f"{path} can't be read ({error}): this is shown without what the bot learned; if an "
+            "older Danzar wrote it, start the bot once: it brings the file up to date"
+        )
+    return None
 
 
 async def _read(manager: GPUMemoryManager) -> None:
@@ -61,17 +84,23 @@ def as_text(manager: GPUMemoryManager) -> str:
         faults = manager.snapshot.faults if manager.snapshot else ()
         note = "No NVIDIA driver answers here: " + ("; ".join(faults) or "none was found")
     status = report.status_text(devices, recommendations, simulated, note)
-    return f"{status}\n\n{report.vision_text(device, reason, simulated)}"
+    texts = [status, report.vision_text(device, reason, simulated)]
+    if (learned := manager.learned_reservation) is not None:
+        texts.append(f"Kept free for the main LLM: {learned.reason}")
+    return "\n\n".join(texts)
 
 
 def as_dict(manager: GPUMemoryManager) -> dict[str, Any]:
-    """What ``--json`` prints. Sizes in bytes; ``processes`` is null where the driver lists none."""
+    """What ``--json`` prints. Sizes in bytes; ``processes`` is null where the driver lists none,
+    ``learned`` where the LLM's reservation is one that somebody chose."""
     device, reason = manager.get_best_vision_device()
+    learned = manager.learned_reservation.reason if manager.learned_reservation else None
     return {
         "source": manager.source,
         "devices": [_device(d) for d in manager.get_all_devices_memory_info().values()],
         "best_vision_device": {"device": device, "reason": reason},
         "recommendations": manager.get_memory_recommendations(),
+        "main_llm_reservation": {"size_bytes": manager.reservation_bytes, "learned": learned},
     }
 
 

@@ -413,8 +413,16 @@ class Admission:
         """A model leaves its card for the CPU and stays there until ``let_back``."""
         self.ledger.kept_off[name] = why
         for record in self.ledger:
-            if record.request.name == name and record.uuid is not None:
-                self._begin_move(record, Placement("cpu", why), now, "by hand")
+            if record.request.name == name:
+                self._send_off(record, now)
+
+    def _send_off(self, record: LeaseRecord, now: float) -> None:
+        """To the CPU, if it is kept off the cards. Who is on the way arrives first: its holder
+        follows one order after another, and a lease that is rewritten meanwhile would not say
+        where it is."""
+        why = self.ledger.kept_off.get(record.request.name)
+        if why is not None and record.uuid is not None and not record.moving:
+            self._begin_move(record, Placement("cpu", why), now, "by hand")
 
     def let_back(self, name: str, now: float) -> list[Placement]:
         """It may be on a card again, and goes there at once if one has room for it.
@@ -471,6 +479,7 @@ class Admission:
         name = record.request.name
         facts = {"model": name, "from": origin, "to": record.device}
         self.note("moved", f"{name} moved from {origin} to {record.device}", logging.INFO, facts)
+        self._send_off(record, now)
         self._serve(now)
         self._watch(now)
 

@@ -201,6 +201,15 @@ class HistoryStore:
         self._writer.start()
         return found
 
+    def look(self) -> Remembered:
+        """What ``open`` would return, from a file that is there; nothing is written, also where
+        the file is of another version or damaged. Blocks for the disk.
+
+        Raises ``sqlite3.Error`` where it can't be read.
+        """
+        with contextlib.closing(history_file.connect_to_look(self.path)) as db:
+            return _remembered(history_file.kept(db))
+
     def close(self) -> None:
         """Write what is queued. Waits at most a few seconds. Idempotent."""
         self._writer.close()

@@ -103,11 +103,21 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         return connect(path, create=False)
     except sqlite3.OperationalError as error:
         # WAL wants files beside it even to read, unless it may take the file as unchanging.
-        for unchanging in ("", "&immutable=1"):
-            address = f"{path.absolute().as_uri()}?mode=ro{unchanging}"
+        for unchanging in (False, True):
             with contextlib.suppress(sqlite3.OperationalError):
-                return _opened(address)
+                return _opened(_to_read(path, unchanging=unchanging))
         raise error
+
+
+def connect_to_look(path: Path) -> sqlite3.Connection:
+    """The same for somebody who leaves nothing behind. Raises ``sqlite3.Error``."""
+    # Nobody has it open where no log lies beside it: SQLite need not make one to read.
+    nobody = not path.with_name(path.name + "-wal").exists()
+    return _opened(_to_read(path, unchanging=nobody))
+
+
+def _to_read(path: Path, *, unchanging: bool) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if unchanging else ''}"
 
 
 def _opened(address: str) -> sqlite3.Connection:

@@ -21,7 +21,14 @@ from danzar_gpu.card_news import card_news
 from danzar_gpu.choices import Choices
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.fit import Fit, fit
-from danzar_gpu.history import Event, HistoryStore, Measurement, MoveRecord, Sample
+from danzar_gpu.history import (
+    Event,
+    HistoryStore,
+    Measurement,
+    MoveRecord,
+    Remembered,
+    Sample,
+)
 from danzar_gpu.holders import Holding, Shares, holdings_of, shares_of
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
@@ -117,14 +124,17 @@ class GPUMemoryManager:
     async def start(self) -> None:
         """Take the first reading and begin polling, if the configuration says so."""
         if self._store is not None:
-            remembered = await asyncio.to_thread(self._store.open)
-            self._book = FootprintBook(remembered.measurements)
-            self._peaks = PeakRecorder(remembered.llm_peaks)
-            self.choices.recall(remembered.choices)
+            self.remember(await asyncio.to_thread(self._store.open))
         with contextlib.suppress(ProbeError):  # noted as an event; the poller tries again
             await self.refresh(max_age=0)
         if self.config.enable_memory_monitoring:
             self._monitor.start()
+
+    def remember(self, known: Remembered) -> None:
+        """Go on from what an earlier run left behind; before the first reading."""
+        self._book = FootprintBook(known.measurements)
+        self._peaks = PeakRecorder(known.llm_peaks)
+        self.choices.recall(known.choices)
 
     async def close(self) -> None:
         """Stop polling, refuse whoever waits and release every lease. Idempotent."""
@@ -909,7 +919,7 @@ class GPUMemoryManager:
         self._monitor.hurry()
 
     def on_event(self, callback: Callable[[Event], None]) -> None:
-        """Call ``callback`` with each event from now on, on the event loop. It must not raise."""
+        """Call ``callback`` with each event from now on, on the event loop."""
         self._listeners.append(callback)
 
     def _note(
@@ -921,8 +931,12 @@ class GPUMemoryManager:
         if self._store is not None and self.source != "simulated":
             self._store.event(event)
         log.log(level, "%s", text, extra={"event": kind, "facts": found})
-        for listener in self._listeners:
-            listener(event)
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                # In the middle of a decision: a lease would be granted to nobody.
+                log.exception("a listener of events failed; the others go on")
 
     def _free_bytes(self) -> dict[str, object]:
         """What was free on each card when something was decided."""

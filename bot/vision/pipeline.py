@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bot.settings import Settings
 from bot.vision.asking import BACKGROUND, Scores, probability
@@ -105,6 +105,7 @@ class VisionPipeline:
         for service in self._services.values():
             service.may_rest = not every_frame
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unloading = {name: asyncio.Lock() for name in self._services}
         self._state: PipelineState = "off"
         self._reason = ""
         self._why_off = f"Vision is off; {self._command('vision start')} starts it"
@@ -311,12 +312,13 @@ class VisionPipeline:
 
     async def unload(self, name: str) -> None:
         """Take one model out until ``load`` or the next start; the rest goes on."""
-        task = self._tasks.pop(name, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._worker is not None:
-            await self._services[name].unload(self._worker)
+        async with self._unloading[name]:
+            task = self._tasks.pop(name, None)
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            if self._worker is not None:
+                await self._services[name].unload(self._worker)
 
     def load(self, name: str) -> None:
         """Bring a model back. Does nothing if it is there or vision is off."""
@@ -363,6 +365,8 @@ class VisionPipeline:
         return tuple(again)
 
     async def _run_service(self, service: ModelService, worker: WorkerHandle) -> None:
+        async with self._unloading[service.name]:
+            pass  # who is still being taken out does not take the new lease with it
         try:
             await service.run(worker)
         except Exception as error:
@@ -460,7 +464,9 @@ class VisionPipeline:
             why = str(error) or why
             raise
         finally:
-            await self._end(worker, watchdog, why)
+            # Nothing loads into it any more, and whoever stops vision lets this come to its end.
+            self._worker = None
+            await to_its_end(self._end(worker, watchdog, why))
 
     def _order(self) -> StartCapture:
         return StartCapture(
@@ -489,7 +495,6 @@ class VisionPipeline:
                     if lease.holder == HOLDER:
                         lease.release()
             self._manager.holder_gone(HOLDER, why)
-            self._worker = None
             self._latest = None
             self._source = self._source_trouble = ""
             for service in self._services.values():
@@ -582,6 +587,20 @@ class VisionPipeline:
 
     def _set(self, state: PipelineState, reason: str) -> None:
         self._state, self._reason = state, reason
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await something that has to be finished even if the task that does so is cancelled."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 def _model_part(settings: Settings, name: str) -> dict[str, object]:

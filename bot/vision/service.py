@@ -24,7 +24,7 @@ from bot.settings import Settings
 from bot.vision.model_files import FileRefused
 from bot.vision.reports import FrameReport
 from bot.vision.setbacks import TOO_MANY, Setbacks
-from bot.vision.worker.handle import WorkerGone, WorkerHandle, WorkerRefused
+from bot.vision.worker.handle import Answer, WorkerGone, WorkerHandle, WorkerRefused
 from bot.vision.worker.protocol import (
     CallOff,
     ClipSpec,
@@ -40,6 +40,7 @@ from bot.vision.worker.protocol import (
     ParkModel,
     Placed,
     Progress,
+    Request,
     UnloadModel,
     Wanted,
     YoloSpec,
@@ -151,6 +152,8 @@ class ModelService(ABC):
         self._rehearsed = False
         self._in_worker = False
         """Whether the worker has it, parked or at work."""
+        self._stay = 0
+        """The number of its stay where it was put last."""
         self._due = asyncio.Event()
         """Set when a parked model is wanted."""
         self._milliseconds: deque[float] = deque(maxlen=200)
@@ -282,7 +285,7 @@ class ModelService(ABC):
             while await self._hold(worker, plan):
                 pass
         except WorkerGone:
-            pass  # the pipeline sees to it
+            self.settled.set()  # nothing is loaded any more; the pipeline sees to the rest
         except TimeoutError:
             limit = self.settings.vision.load_timeout_seconds
             self._set("failed", f"the model was not ready in {limit:g} s")
@@ -290,14 +293,35 @@ class ModelService(ABC):
 
     async def unload(self, worker: WorkerHandle) -> None:
         """Take the model out of the worker and give the lease back."""
-        with contextlib.suppress(WorkerGone, WorkerRefused, TimeoutError):
-            limit = self.settings.vision.load_timeout_seconds
-            await worker.ask(UnloadModel(model=self.name), Done, timeout=limit)
+        try:
+            await self._ask(worker, UnloadModel(model=self.name), Done)
+        except WorkerGone:
+            pass
+        except (WorkerRefused, TimeoutError) as error:
+            # Its memory goes with the process, and its lease then.
+            await worker.kill(f"{self.title} could not be unloaded: {str(error) or 'no answer'}")
         self._in_worker = False
         for lease in self._manager.leases:
             if lease.name == self.name and lease.holder == HOLDER:
                 lease.release()
         self._set("off", "unloaded on request")
+
+    async def _ask(self, worker: WorkerHandle, request: Request, answer: type[Answer]) -> Answer:
+        """Ask the worker for something that takes as long as loading.
+
+        Raises:
+            WorkerRefused: it is on no card now, and the worker has it no more if something
+                unexpected was the matter.
+            WorkerGone, TimeoutError: as ``WorkerHandle.ask``.
+        """
+        limit = self.settings.vision.load_timeout_seconds
+        try:
+            reply, _ = await worker.ask(request, answer, timeout=limit)
+        except WorkerRefused as error:
+            if error.refusal.about == "other":
+                self._in_worker = False
+            raise
+        return reply
 
     async def _hold(self, worker: WorkerHandle, plan: Plan) -> bool:
         """From a lease to its end; whether another one is to be asked for."""
@@ -305,12 +329,20 @@ class ModelService(ABC):
         try:
             self._set("loading", lease.reason, lease.device)
             await self._load(worker, plan, lease)
+            return await self._stay_with(worker, plan, lease)
         except WorkerRefused as error:
             lease.release()
             if error.refusal.about == "other":  # an error that nobody thought of
                 return await self._again(str(error))
+            if self._in_worker:
+                # No film shall wait for it to come back.
+                await self._ask(worker, UnloadModel(model=self.name), Done)
+                self._in_worker = False
             self._set("failed", str(error))
             return False
+
+    async def _stay_with(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> bool:
+        """Go where the lease goes until one of them ends; as ``_hold``."""
         while not lease.released:
             event = await self._next(lease)
             if lease.released:
@@ -358,9 +390,8 @@ class ModelService(ABC):
 
     async def _park(self, worker: WorkerHandle, lease: Lease) -> None:
         """Nothing was to be seen for long: the card's memory goes back, the host copy stays."""
-        limit = self.settings.vision.load_timeout_seconds
         self._due.clear()
-        parked, _ = await worker.ask(ParkModel(model=self.name), Parked, timeout=limit)
+        parked = await self._ask(worker, ParkModel(model=self.name), Parked)
         size, idle = self._measured_bytes or 0, _duration(self._idle_for())
         held = f"{gib(size):.2f}GB of " if size else ""
         self._record("park", lease.device, "", parked.seconds, f"idle for {idle}")
@@ -441,9 +472,8 @@ class ModelService(ABC):
         try:
             await asyncio.wait((putting, revoked), return_when=asyncio.FIRST_COMPLETED)
             if not putting.done() and lease.device != "cpu":
-                limit = self.settings.vision.load_timeout_seconds
                 with contextlib.suppress(WorkerGone, TimeoutError):
-                    await worker.ask(CallOff(model=self.name), Done, timeout=limit)
+                    await self._ask(worker, CallOff(model=self.name), Done)
             return await putting
         finally:
             revoked.cancel()
@@ -455,9 +485,8 @@ class ModelService(ABC):
             request = MoveModel(model=self.name, destination=self._destination(device))
         else:
             request = self.load_request(plan, device)
-        limit = self.settings.vision.load_timeout_seconds
-        placed, _ = await worker.ask(request, Placed, timeout=limit)
-        self._in_worker = True
+        placed = await self._ask(worker, request, Placed)
+        self._in_worker, self._stay = True, placed.stay
         return placed
 
     def load_request(self, plan: Plan, device: str) -> LoadModel:
@@ -492,7 +521,11 @@ class ModelService(ABC):
                     (revoked, trouble), timeout=left, return_when=asyncio.FIRST_COMPLETED
                 )
                 if trouble.done():
-                    return trouble.result()
+                    if (event := trouble.result()).stay == self._stay:
+                        return event
+                    # It was told of where the model was before it was sent on.
+                    trouble = asyncio.ensure_future(self._trouble.get())
+                    continue
                 if revoked.done():
                     return "revoked"
         finally:
@@ -524,8 +557,7 @@ class ModelService(ABC):
 
     async def _give_up_place(self, worker: WorkerHandle, origin: str, why: str) -> None:
         """Off the card with nowhere to go: the worker keeps the host copy for the way back."""
-        limit = self.settings.vision.load_timeout_seconds
-        parked, _ = await worker.ask(ParkModel(model=self.name), Parked, timeout=limit)
+        parked = await self._ask(worker, ParkModel(model=self.name), Parked)
         self._record("park", origin, "", parked.seconds, why)
 
     async def _retreat(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from bot.doctor import check_llm_server
 from bot.exits import Exit
 from bot.settings import Settings
 from danzar_gpu import GPUMemoryConfig
+from danzar_gpu.history import HistoryStore, Sample
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
 
@@ -31,7 +33,14 @@ def test_status_json_gives_the_guides_figures(standin_nvml: StandinNvml) -> None
     done = danzar("status", "--json", env=standin_nvml.environment())
     assert done.returncode == Exit.OK, done.stderr
     answer = json.loads(done.stdout)
-    assert set(answer) == {"source", "devices", "best_vision_device", "recommendations"}
+    assert set(answer) == {
+        "source",
+        "devices",
+        "best_vision_device",
+        "recommendations",
+        "main_llm_reservation",
+    }
+    assert answer["main_llm_reservation"] == {"size_bytes": gib(8), "learned": None}
     assert answer["source"] == "nvml"
     assert [device_figures(d) for d in answer["devices"]] == [
         (6.2, 7.1, 4.9, 12.0, 59.2),
@@ -53,6 +62,53 @@ def test_status_json_gives_the_guides_figures(standin_nvml: StandinNvml) -> None
     assert {"pid": 4_200_011, "name": "ollama", "used_bytes": gib(5.6)} in first["processes"]
     assert answer["best_vision_device"]["device"] == "cuda:1"
     assert answer["recommendations"] == ["All GPU devices have adequate memory"]
+
+
+@pytest.mark.parametrize("bot_runs", [True, False], ids=["beside a bot", "alone"])
+def test_status_shows_what_the_bot_learned_of_the_llm_and_leaves_no_trace(
+    standin_nvml: StandinNvml, tmp_path: Path, bot_runs: bool
+) -> None:
+    standin_nvml.write(GUIDE)
+    config, data = tmp_path / "auto.yaml", tmp_path / "data"
+    config.write_text(
+        f"gpu_memory: {{main_llm_memory_reservation_gb: auto}}\ndata: {{folder: '{data}'}}\n"
+    )
+
+    def status() -> tuple[int, str]:
+        """The bytes that are kept, and why."""
+        options = ("--config", str(config), "status")
+        done = danzar(*options, "--json", env=standin_nvml.environment())
+        assert done.returncode == Exit.OK, done.stderr
+        kept = json.loads(done.stdout)["main_llm_reservation"]
+        assert f"Kept free for the main LLM: {kept['learned']}" in (
+            danzar(*options, env=standin_nvml.environment()).stdout
+        )
+        return kept["size_bytes"], kept["learned"]
+
+    size, why = status()
+    assert (size, "until the LLM was seen" in why) == (gib(8), True)
+    assert not data.exists()
+
+    store = HistoryStore(data / "history.sqlite3")
+    store.open()
+    for hour in range(5):
+        at = time.time() - 3600 * hour
+        store.sample(Sample(at, "GPU-0", gib(12), 0, gib(10), gib(9.0), 0))
+    assert store.flush()
+    if not bot_runs:
+        store.close()
+    before = {path.name for path in data.iterdir()}
+    size, why = status()
+    assert size == pytest.approx(gib(9.9), abs=2)
+    assert "the LLM's peak of 9.0GB" in why
+    assert {path.name for path in data.iterdir()} == before
+    store.close()
+
+    (data / "history.sqlite3").write_bytes(b"no database" * 100)
+    done = danzar("--config", str(config), "status", env=standin_nvml.environment())
+    assert done.returncode == Exit.OK
+    assert "history.sqlite3 can't be read" in done.stderr
+    assert "until the LLM was seen" in done.stdout
 
 
 def test_status_for_people_is_the_guides_text(standin_nvml: StandinNvml) -> None:

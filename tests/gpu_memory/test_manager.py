@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from danzar_gpu import AdmissionRefused, Footprint, GPUMemoryConfig, GPUMemoryManager, ProbeError
+from danzar_gpu.history import Event
 from danzar_gpu.memory import MemorySnapshot
 from danzar_gpu.monitor import pause_seconds
 from tests.gpu_memory.rig import Card, Rig, ScriptedProbe, gb, settle
@@ -423,3 +424,15 @@ async def test_a_hanging_driver_is_noticed_never_piles_up_and_recovers() -> None
             continue
     assert manager.last_error is None
     await manager.close()
+
+
+async def test_a_listener_that_fails_costs_nobody_a_lease() -> None:
+    def fails(event: Event) -> None:
+        raise KeyError(event.kind)
+
+    async with Rig() as rig:
+        rig.manager.on_event(fails)
+        lease = await rig.manager.acquire("yolo", Footprint.of_gb(1.0))
+        assert rig.manager.leases == (lease,)
+        lease.release()
+        assert rig.manager.leases == ()

@@ -16,6 +16,7 @@ import pytest
 from bot.vision.worker.backends import cache, conversion
 from bot.vision.worker.backends.agreement import boxes_differ, features_differ
 from bot.vision.worker.backends.conversion import NoConversion, converted
+from bot.vision.worker.backends.openvino import Network
 from bot.vision.worker.detector import Detector
 from bot.vision.worker.devices import CPU
 from bot.vision.worker.labeller import Labeller
@@ -180,6 +181,32 @@ def test_without_openvino_torch_computes_and_says_why(
         "YOLO computes with torch on the CPU, not OpenVINO: openvino is not installed",
     )
     assert detector.analyse([picture(4)])[0]
+
+
+@pytest.mark.parametrize("kind", ["yolo", "clip"])
+def test_where_a_network_can_not_be_compiled_torch_takes_over_at_once_and_says_why(
+    warm: Path, yolo_file: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    tries: list[int] = []
+
+    def fails(*_: object) -> Any:
+        tries.append(1)
+        raise RuntimeError("Can not allocate 90 bytes")
+
+    monkeypatch.setattr(Network, "_compiled", fails)
+    model: Any
+    if kind == "yolo":
+        model = Detector.load(yolo_spec(yolo_file, **auto(warm)), 1)
+    else:
+        model = Labeller.load(clip_spec(clip_folder, **auto(warm)), 1)
+    for _ in range(2):
+        model.park()
+        assert at_work(model).backend == "torch f32"
+        assert model.analyse([picture(4)])[0]
+    [note] = model.notes
+    assert "with torch on the CPU, not OpenVINO: its network can't be used (RuntimeError" in note
+    assert "Can not allocate 90 bytes" in note
+    assert tries == [1]
 
 
 def test_a_conversion_that_fails_is_tried_once_and_its_reason_kept(

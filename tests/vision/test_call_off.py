@@ -6,13 +6,14 @@ import asyncio
 import queue
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.handle import WorkerRefused
+from bot.vision.worker.inline import InlineWorker
 from bot.vision.worker.protocol import (
     CallOff,
     Destination,
@@ -127,6 +128,48 @@ async def test_a_card_that_is_needed_while_a_model_loads_calls_the_load_off(tmp_
         assert worker.asked == ["load_model", "call_off", "move_model"]
         [lease] = life.manager.leases
         assert lease.device == "cpu"
+
+
+async def test_a_model_that_was_called_off_for_a_moment_s_pressure_is_at_work_all_the_same(
+    tmp_path: Path,
+) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+    model = ScriptedModel()
+
+    def slow(*_: object) -> ScriptedModel:
+        opening.set()
+        assert go_on.wait(20)
+        return model
+
+    torch_is_ready()
+    life = Life(tmp_path, idle=0.0)
+    worker = await InlineWorker.start(1, lambda _: None, loader=slow)
+    told = worker.ask
+
+    async def ask(request: Any, answer: type[Any], *, timeout: float) -> tuple[Any, bytes]:
+        found = await told(request, answer, timeout=timeout)
+        if isinstance(request, CallOff):
+            # Nobody needs the card any more, and only now the model is open.
+            life.rig.cards[1].programs["game"] = 2.0
+            await life.manager.refresh(max_age=0)
+            go_on.set()
+        return found
+
+    worker.ask = ask
+    life.rig.source = "simulated"
+    life.worker = cast("Any", worker)
+    async with life:
+        await settle(opening.is_set)
+        life.rig.cards[1].programs["game"] = 11.9
+        await life.manager.refresh(max_age=0)
+        await life.comes_to("running")
+        assert not model.parked
+        await settle(lambda: life.manager.leases[0].device == "cuda:1")
+        await settle(lambda: model.place.shown.startswith("cuda:1"))
+        # It went to where it was sent, and came back as from any other place.
+        moves = [e.text for e in life.manager.events if e.kind == "moved"]
+        assert moves == ["yolo moved from cuda:1 to cpu", "yolo moved from cpu to cuda:1"]
+        await worker.close()
 
 
 @pytest.fixture

@@ -335,7 +335,7 @@ def test_a_card_that_can_not_compute_a_model_is_left_for_another_place() -> None
     assert isinstance(answer, Refused)
     assert answer.about == "place"
     assert "cuda:1 can not compute it: AcceleratorError: CUDA error: no kernel image" in answer.what
-    assert model.place == CPU
+    assert model.parked
 
 
 @pytest.mark.usefixtures("real_card")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,16 @@ import pytest
 from bot.settings import Settings
 from bot.vision.pipeline import VisionPipeline, VisionUnavailable
 from bot.vision.service import ModelService
-from bot.vision.worker import vision_worker
-from bot.vision.worker.handle import ProcessWorker, WorkerGone, WorkerRefused
+from bot.vision.worker import devices, vision_worker
+from bot.vision.worker.handle import (
+    EventListener,
+    ProcessWorker,
+    WorkerFactory,
+    WorkerGone,
+    WorkerHandle,
+    WorkerRefused,
+)
+from bot.vision.worker.inline import InlineWorker
 from bot.vision.worker.protocol import Destination, LoadModel, Placed, Reply, YoloSpec
 from bot.vision.worker.protocol import Held as HeldThere
 from danzar_gpu.memory import MemorySnapshot
@@ -255,3 +264,106 @@ async def test_a_worker_gives_the_context_that_it_left_behind_back_and_it_is_no_
         assert "are vision's CUDA context, though no model of vision is there" in told[0]
         await asyncio.sleep(0.4)
         assert pipeline.worker_starts == 2
+
+
+class Reluctant(InlineWorker):
+    """Takes as long to close as a test wants."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.closing, self.may_close, self.closed = asyncio.Event(), asyncio.Event(), False
+
+    async def close(self) -> None:
+        self.closing.set()
+        await self.may_close.wait()
+        await super().close()
+        self.closed = True
+
+
+def reluctant(workers: list[Reluctant]) -> WorkerFactory:
+    async def start(threads: int, listener: EventListener) -> WorkerHandle:
+        worker = await Reluctant.start(threads, listener, loader=lambda *_: ScriptedModel())
+        assert isinstance(worker, Reluctant)
+        workers.append(worker)
+        return worker
+
+    return start
+
+
+async def test_a_stop_in_the_middle_of_an_end_lets_it_come_to_its_end(tmp_path: Path) -> None:
+    workers: list[Reluctant] = []
+    async with running(stub(tmp_path), worker_factory=reluctant(workers)) as pipeline:
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
+        [worker] = workers
+        await worker.kill("it is of no use any more")
+        await worker.closing.wait()
+        stopping = asyncio.create_task(pipeline.stop())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        worker.may_close.set()
+        await stopping
+        assert worker.closed
+        assert manager_of(pipeline).leases == ()
+        assert pipeline.services["yolo"].state == "off"
+
+
+async def test_nothing_is_loaded_into_a_worker_that_ends(tmp_path: Path) -> None:
+    workers: list[Reluctant] = []
+    async with running(stub(tmp_path), worker_factory=reluctant(workers)) as pipeline:
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
+        await workers[0].kill("it is of no use any more")
+        await workers[0].closing.wait()
+        pipeline.load("yolo")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert pipeline.services["yolo"].state == "running", "as it was, until the end is told"
+        workers[0].may_close.set()
+        await until(lambda: len(workers) == 2, "the second worker")
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO in it")
+        workers[1].may_close.set()
+
+
+class Opening:
+    """A factory of workers whose first model is opened when the test wants."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.workers: list[InlineWorker] = []
+
+    def _load(self, *_: object) -> ScriptedModel:
+        self.began.set()
+        assert self.go_on.wait(20)
+        return ScriptedModel()
+
+    async def __call__(self, threads: int, listener: EventListener) -> WorkerHandle:
+        devices.torch_is_ready()
+        self.workers.append(await InlineWorker.start(threads, listener, loader=self._load))
+        return self.workers[-1]
+
+
+async def test_a_load_during_an_unload_comes_after_it(tmp_path: Path) -> None:
+    opening = Opening()
+    async with running(stub(tmp_path), worker_factory=opening) as pipeline:
+        await until(opening.began.is_set, "the loading")
+        unloading = asyncio.create_task(pipeline.unload("yolo"))
+        await asyncio.sleep(0)
+        pipeline.load("yolo")
+        await asyncio.sleep(0.3)  # by then it would have asked for room, and been unloaded, too
+        opening.go_on.set()
+        await unloading
+        await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
+        [lease] = manager_of(pipeline).leases
+        assert lease.device == "cuda:1"
+
+
+async def test_a_watch_whose_worker_dies_while_a_model_loads_ends_in_words(
+    tmp_path: Path,
+) -> None:
+    opening = Opening()
+    async with running(stub(tmp_path), worker_factory=opening, every_frame=True) as pipeline:
+        await until(opening.began.is_set, "the loading")
+        await opening.workers[0].kill("a test wants it")
+        await until(lambda: pipeline.state == "failed", "the end")
+        opening.go_on.set()
+        assert "a test wants it" in pipeline.state_reason

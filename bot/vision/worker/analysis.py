@@ -49,8 +49,12 @@ other threads for each one costs small models a tenth of their time. Who changes
 so long."""
 
 
-class Poisoned(Exception):
-    """The CUDA context is broken; the process must end."""
+class Stuck(Exception):
+    """Nothing but the end of the process gives back what it holds on a card."""
+
+
+class Poisoned(Stuck):
+    """The CUDA context is broken."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,8 @@ class Seat:
     answer: tuple[Any, ...] = ()
     failures: int = 0
     shown_device: str = ""
+    stay: int = 0
+    """Where it is now, as ``Placed`` numbers it."""
     needed_bytes: int = 0
     """Weights and the peak of its last trial, which only a card can tell."""
     parked: bool = False
@@ -193,13 +199,30 @@ class Analysis:
         found = [s.owed for s in self._seats.values() if s.owed is not None and not s.parked]
         return sorted(found, key=lambda captured: captured.frame.sequence)
 
-    def remove(self, name: ModelName) -> Seat | None:
-        """Take a model out; it leaves its device at once, whoever else may still know it."""
+    def leave(self, seat: Seat) -> None:
+        """Take a model off its card; it is parked, if it was not already.
+
+        Raises:
+            Stuck: it can't leave.
+        """
+        with self.lock:
+            try:
+                seat.model.park()
+            except Exception as error:
+                words = f"{seat.name} can't leave {seat.shown_device or 'its device'}"
+                raise Stuck(f"{words}: {first_line(error)}") from error
+            seat.parked, seat.wanted = True, False
+
+    def remove(self, name: ModelName) -> None:
+        """Take a model out; it leaves its device at once, whoever else may still know it.
+
+        Raises:
+            Stuck: it can't leave.
+        """
         with self.lock:
             seat = self._seats.pop(name, None)
             if seat is not None:
-                seat.model.park()
-            return seat
+                self.leave(seat)
 
     def _apply_rates(self) -> None:
         capture = self._capture
@@ -233,7 +256,7 @@ class Analysis:
                 continue
             try:
                 self._deal_with(batch, capture)
-            except Poisoned as error:
+            except Stuck as error:
                 self._tell(Dying(words=str(error)))
                 return
             except OSError:
@@ -411,21 +434,31 @@ class Analysis:
             # The first half may have ended the model's stay here.
             second = self._compute(seat, images[half:]) if seat.name in self._seats else None
             return None if first is None or second is None else [*first, *second]
-        was = seat.shown_device
+        on_card, was = seat.model.place.on_card, seat.shown_device
         tried = seat.model.weights_bytes + tried_bytes(shortage)
-        needed = max(seat.needed_bytes, tried) if seat.model.place.on_card else None
-        if not seat.model.place.on_card or not seat.may_fall_to_cpu:
-            self.remove(seat.name)
+        needed = max(seat.needed_bytes, tried) if on_card else None
+        words = f"{seat.name} ran out of memory on {was}"
+
+        def fell(device: str | None, words: str) -> None:
             give_back()
-            words = f"{seat.name} ran out of memory on {was} and was unloaded: {shortage}"
-            self._tell(ModelFell(model=seat.name, device=None, needed_bytes=needed, words=words))
-            return None
-        seat.model.move(CPU)
-        seat.shown_device = "cpu"
-        give_back()
-        words = f"{seat.name} ran out of memory on {was} and goes on on the CPU: {shortage}"
-        self._tell(ModelFell(model=seat.name, device="cpu", needed_bytes=needed, words=words))
-        return self._compute(seat, images)
+            name, stay = seat.name, seat.stay
+            self._tell(
+                ModelFell(model=name, stay=stay, device=device, needed_bytes=needed, words=words)
+            )
+
+        if on_card and seat.may_fall_to_cpu:
+            try:
+                seat.model.move(CPU)
+            except Exception as error:
+                log.exception("%s can't go on on the CPU", seat.name)
+                words += f", can't go on on the CPU ({first_line(error)})"
+            else:
+                seat.shown_device = "cpu"
+                fell("cpu", f"{words} and goes on on the CPU: {shortage}")
+                return self._compute(seat, images)
+        self.remove(seat.name)
+        fell(None, f"{words} and was unloaded: {shortage}")
+        return None
 
     def _failed(self, seat: Seat, error: Exception) -> None:
         seat.failures += 1
@@ -434,7 +467,7 @@ class Analysis:
             self.remove(seat.name)
             give_back()
             words = f"{seat.name} failed {seat.failures} times in a row: {first_line(error)}"
-            self._tell(ModelBroke(model=seat.name, words=words))
+            self._tell(ModelBroke(model=seat.name, stay=seat.stay, words=words))
 
     def _report(self, captured: Captured, result: _Result, capture: Capture) -> None:
         frame = captured.frame

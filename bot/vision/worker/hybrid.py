@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 
 from bot.vision.model_files import FileRefused, check_hash
+from bot.vision.refusal import first_line
 from bot.vision.worker.backends.conversion import NoConversion, converted, in_the_background
 from bot.vision.worker.devices import CPU, Place
 from bot.vision.worker.environment import one_thread_for_opencv
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from bot.vision.worker.backends.cache import Converted
     from bot.vision.worker.backends.openvino import Network
     from bot.vision.worker.backends.torch_model import TorchModel
+
+log = logging.getLogger(__name__)
 
 SpecT = TypeVar("SpecT", bound=YoloSpec | ClipSpec)
 TorchT = TypeVar("TorchT", bound="TorchModel")
@@ -46,6 +50,8 @@ class HybridModel(ABC, Generic[SpecT, TorchT]):
         self._torch = torch_model
         self._ready = ready
         self._network: Network | None = None
+        self._without_openvino = False
+        """Its network failed here."""
         self._facts: dict[str, Any] = (
             ready.facts if ready else torch_model.facts if torch_model else {}
         )
@@ -111,7 +117,7 @@ class HybridModel(ABC, Generic[SpecT, TorchT]):
                 try:
                     ready = cls._converted(spec, threads, say)
                 except NoConversion as error:
-                    note = f"{cls.title} computes with torch on the CPU, not OpenVINO: {error}"
+                    note = cls._instead(error)
         return cls(spec, threads, None if ready else cls._open(spec, threads), ready, note)
 
     @property
@@ -132,17 +138,43 @@ class HybridModel(ABC, Generic[SpecT, TorchT]):
         return int(self._ready.facts["weights_bytes"]) if self._ready else 0
 
     def move(self, place: Place) -> None:
-        """Raises ``torch.OutOfMemoryError``; another ``move`` or ``park`` has to follow then."""
+        """On the way to the CPU the card is left first: its memory is wanted, frames wait anyway.
+
+        Raises ``torch.OutOfMemoryError``; another ``move`` or ``park`` has to follow then.
+        """
         if place.on_card:
             self._network = None
             self._opened().to_card(place.device)
-        elif (ready := self._at_hand()) is not None:
+        else:
             if self._torch is not None:
                 self._torch.leave()
-            self._network = self._network or self._compile(ready)
-        else:
-            self._opened().for_cpu()
+            if not self._computes_without_torch():
+                self._opened().for_cpu()
         self.place = place
+
+    def _computes_without_torch(self) -> bool:
+        """Compile OpenVINO's network; where that fails the CPU computes with torch from now on."""
+        ready = self._at_hand()
+        if ready is None:
+            return False
+        if self._network is not None:
+            return True
+        try:
+            self._network = self._compile(ready)
+            # Compiled with its first picture: who computes with it later has nothing else to try.
+            self.analyse([np.zeros((720, 1280, 3), np.uint8)])
+        except Exception as error:
+            log.warning("%s: OpenVINO fails", self.title, exc_info=True)
+            self._network = self._ready = None
+            self._without_openvino = True
+            why = f"its network can't be used ({first_line(error)})"
+            self._notes = (*self._notes, self._instead(why))
+            return False
+        return True
+
+    @classmethod
+    def _instead(cls, why: object) -> str:
+        return f"{cls.title} computes with torch on the CPU, not OpenVINO: {why}"
 
     def park(self) -> None:
         """On a card the host copy stays. On the CPU OpenVINO's compiled networks go, which are
@@ -158,7 +190,7 @@ class HybridModel(ABC, Generic[SpecT, TorchT]):
 
     def _at_hand(self) -> Converted | None:
         """OpenVINO's files, if they lie ready: who leaves a card has no time to make them."""
-        if self._ready is None and self._may_convert(self._spec):
+        if self._ready is None and not self._without_openvino and self._may_convert(self._spec):
             try:
                 self._ready = self._converted(self._spec, self._threads, make=False)
             except (NoConversion, OSError):

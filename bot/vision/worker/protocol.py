@@ -265,6 +265,8 @@ class Placed(Message):
     """What computes, and in which precision, as people read it: ``OpenVINO f32``."""
     notes: tuple[str, ...] = ()
     """Warnings for people: classes that the model does not know."""
+    stay: int = 0
+    """Another number each time that a model comes somewhere."""
 
 
 class Parked(Message):
@@ -346,6 +348,8 @@ class ModelFell(Message):
 
     kind: Literal["model_fell"] = "model_fell"
     model: ModelName
+    stay: int = 0
+    """Which stay that ended, as ``Placed`` had it: the model may have been sent on since."""
     device: str | None
     needed_bytes: int | None = None
     """What the model would have taken at its peak, weights included, as far as it is known."""
@@ -364,6 +368,8 @@ class ModelBroke(Message):
 
     kind: Literal["model_broke"] = "model_broke"
     model: ModelName
+    stay: int = 0
+    """As in ``ModelFell``."""
     words: str
 
 

@@ -9,13 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from bot.vision.refusal import first_line
-from bot.vision.worker.analysis import Analysis, Seat
+from bot.vision.worker.analysis import Analysis, Seat, Stuck
 from bot.vision.worker.capture import Capture, inbox_for
 from bot.vision.worker.devices import (
-    CPU,
     Place,
     PlaceError,
     allocated_bytes,
@@ -111,6 +111,7 @@ class VisionWorker:
         self._analysis = Analysis(self._tell)
         self._capture: Capture | None = None
         self._called_off: set[ModelName] = set()
+        self._stays = count(1)
         self._turns: dict[str, threading.Lock] = {
             "yolo": threading.Lock(),
             "clip": threading.Lock(),
@@ -175,21 +176,15 @@ class VisionWorker:
 
         def run() -> None:
             blob = b""
-            with lock:
+            with lock, contextlib.suppress(OSError):  # nobody may be left to talk to
                 try:
                     answer, blob = work()
-                except ModelError as error:
-                    answer = Refused(what=error.what, remedy=error.remedy, about="model")
-                except PlaceError as error:
-                    answer = Refused(what=error.what, remedy=error.remedy, about=error.about)
                 except Exception as error:
-                    log.exception("%s failed", turn)
-                    if is_poisoned(error):
-                        words = f"the CUDA context broke ({turn}): {first_line(error)}"
-                        with contextlib.suppress(OSError):
-                            self._tell(Dying(words=words))
-                    answer = Refused(what=f"{type(error).__name__}: {error}")
-            with contextlib.suppress(OSError):  # nobody may be left to talk to
+                    if (words := _beyond_help(error, turn)) is not None:
+                        # No answer: whatever it were, what the model held is there until the end.
+                        self._tell(Dying(words=words))
+                        return
+                    answer = _refused(error, turn)
                 self._answer(number, answer, blob)
 
         threading.Thread(target=run, name=turn, daemon=True).start()
@@ -248,35 +243,33 @@ class VisionWorker:
 
         model = self._loader(request.spec, self._threads, place, say)
         self._tell(Progress(model=name, text="placing", fraction=0.6))
-        seat = Seat(name, model, request.may_fall_to_cpu)
+        seat = Seat(name, model, request.may_fall_to_cpu, parked=True)
         answer, waited = self._settle(seat, place)
         if isinstance(answer, Placed):
             self._analysis.put(seat)
             self._tell(Progress(model=name, text="ready", fraction=1.0))
             answer = answer.model_copy(update={"seconds": time.monotonic() - began - waited})
-        elif _is_called_off(answer):
-            seat.parked = True
+        elif answer.about == "called_off":
             self._analysis.put(seat)
         return answer
 
     def _move(self, name: ModelName, destination: Destination) -> Reply:
+        """Who does not get there is on no card afterwards, whatever was the matter."""
         seat = self._analysis.seat(name)
         if seat is None:
             return Refused(what=f"{name} is not loaded")
         with self._analysis.lock:
             began = time.monotonic()
-            before, was_parked = seat.model.place, seat.parked
-            answer, _ = self._settle(seat, resolve(destination))
+            try:
+                answer, _ = self._settle(seat, resolve(destination))
+            except PlaceError as error:
+                self._analysis.leave(seat)
+                answer = _refused(error, name)
             if isinstance(answer, Placed):
-                seat.parked = seat.wanted = False
-                self._analysis.change.notify_all()
                 answer = answer.model_copy(update={"seconds": time.monotonic() - began})
-            elif _is_called_off(answer):
-                pass  # it is where it was
-            elif was_parked:
-                seat.model.park()
-            else:
-                seat.model.move(before)
+            elif answer.about == "other":
+                # Nobody knows what is the matter with it: it is to be loaded anew.
+                self._analysis.remove(name)
             give_back()
             return answer
 
@@ -286,44 +279,39 @@ class VisionWorker:
             return Refused(what=f"{name} is not loaded")
         with self._analysis.lock:
             began = time.monotonic()
-            if not seat.parked:
-                seat.model.park()
-                seat.parked, seat.wanted = True, False
-                give_back()
+            self._analysis.leave(seat)
+            give_back()
             return Parked(seconds=time.monotonic() - began)
 
-    def _settle(self, seat: Seat, place: Place) -> tuple[Reply, float]:
-        """Put a model where it shall live and try it there; how long a batch was waited for."""
-        asked = began = time.monotonic()
-        before = 0
-        try:
-            # A trial computes: it takes its turn with the frames.
-            with self._analysis.lock:
-                began = time.monotonic()
-                if seat.name in self._called_off:
-                    words = f"{seat.name} was called off on its way to {place.shown}"
-                    return Refused(what=words, about="called_off"), began - asked
+    def _settle(self, seat: Seat, place: Place) -> tuple[Placed | Refused, float]:
+        """Put a model where it shall live and try it there, else park it, unless it was called off;
+        also how long a batch was waited for."""
+        asked = time.monotonic()
+        # A trial computes: it takes its turn with the frames.
+        with self._analysis.lock:
+            waited = time.monotonic() - asked
+            if seat.name in self._called_off:
+                words = f"{seat.name} was called off on its way to {place.shown}"
+                return Refused(what=words, about="called_off"), waited
+            before = 0
+            try:
                 before = allocated_bytes(place)
                 seat.model.move(place)
                 sizes = try_out(seat.model)
-        except RuntimeError as error:
-            full = is_out_of_memory(error)
-            if is_poisoned(error) or not (full or place.on_card):
-                raise
-            # Outside this handler: its traceback keeps what was computed alive.
-            why = f"{'has no room for it' if full else 'can not compute it'}: {first_line(error)}"
-            tried = tried_bytes(str(error)) if full and place.on_card else 0
-            needed = peak_bytes(place) - before + tried if tried else None
-        else:
-            seat.shown_device = place.shown
-            seat.needed_bytes = sizes.weights_bytes + (sizes.activations_bytes or 0)
-            return _placed(seat.model, sizes), began - asked
-        with self._analysis.lock:
-            seat.model.move(CPU)
+            except Exception as error:
+                if is_poisoned(error):
+                    raise
+                answer = _not_placed(seat, place, before, error)
+            else:
+                seat.parked = seat.wanted = False
+                seat.stay, seat.shown_device = next(self._stays), place.shown
+                seat.needed_bytes = sizes.weights_bytes + (sizes.activations_bytes or 0)
+                self._analysis.change.notify_all()
+                return _placed(seat, sizes), waited
+            # Outside the handler: its traceback keeps what was computed alive.
+            self._analysis.leave(seat)
             give_back()
-        words = f"{place.shown} {why}"
-        about = "memory" if full else "place"
-        return Refused(what=words, about=about, needed_bytes=needed), began - asked
+            return answer, waited
 
     # --- capture ------------------------------------------------------------------------------
 
@@ -394,12 +382,45 @@ class VisionWorker:
         )
 
 
-def _is_called_off(answer: Reply) -> bool:
-    return isinstance(answer, Refused) and answer.about == "called_off"
+def _beyond_help(error: Exception, turn: str) -> str | None:
+    """Why only the end of the process gives back what it holds; ``None``: it may go on."""
+    if isinstance(error, Stuck):
+        return str(error)
+    if is_poisoned(error):
+        return f"the CUDA context broke ({turn}): {first_line(error)}"
+    return None
 
 
-def _placed(model: VisionModel, sizes: Sizes) -> Placed:
+def _refused(error: Exception, turn: str) -> Refused:
+    match error:
+        case ModelError():
+            return Refused(what=error.what, remedy=error.remedy, about="model")
+        case PlaceError():
+            return Refused(what=error.what, remedy=error.remedy, about=error.about)
+        case _:
+            log.error("%s failed", turn, exc_info=error)
+            return Refused(what=f"{type(error).__name__}: {error}")
+
+
+def _not_placed(seat: Seat, place: Place, before: int, error: Exception) -> Refused:
+    """What was the matter; ``before``: what was allocated there when it set out."""
+    if is_out_of_memory(error):
+        tried = tried_bytes(str(error)) if place.on_card else 0
+        return Refused(
+            what=f"{place.shown} has no room for it: {first_line(error)}",
+            about="memory",
+            needed_bytes=peak_bytes(place) - before + tried if tried else None,
+        )
+    if place.on_card and isinstance(error, RuntimeError):
+        what = f"{place.shown} can not compute it: {first_line(error)}"
+        return Refused(what=what, about="place")
+    return _refused(error, seat.name)
+
+
+def _placed(seat: Seat, sizes: Sizes) -> Placed:
+    model = seat.model
     return Placed(
+        stay=seat.stay,
         device=model.place.shown,
         on_card=model.place.on_card,
         weights_bytes=sizes.weights_bytes,
