@@ -23,7 +23,7 @@ FIRST_DWELL_SECONDS = 3.0
 """A model that never had to leave a card goes there when it has had room for so long."""
 FORGIVEN_SECONDS = 600.0
 """So long after a model left a card it is as if it never had."""
-CALM_DWELLS = 8
+CALM_DWELLS = 6
 """So many dwells vision's own card must have had room before a model that is well on the LLM's card
 moves over: for a minute it can't go back, and has only the CPU if the room does not last."""
 SOON_SECONDS = 5.0
