@@ -71,12 +71,12 @@ class ClipService(ModelService):
 def predict(parameters: int, batch_size: int) -> Footprint:
     """What an open_clip model will take on a card, before it was ever measured.
 
-    Weights: the file's header says how many numbers there are, and the model runs in single
-    precision, whatever the file holds. Activations: 64 MiB for the text and workspaces, 24 MiB
-    for each picture of a batch.
+    Weights: the file's header says how many numbers there are, and a card computes in half
+    precision, whatever the file holds; those for the text are there while phrases are encoded.
+    Activations: 64 MiB for the text and workspaces, 24 MiB for each picture of a batch.
     """
     return Footprint(
-        weights_bytes=4 * parameters,
+        weights_bytes=2 * parameters,
         activations_bytes=ACTIVATIONS_BYTES + batch_size * PICTURE_BYTES,
         context_bytes=CONTEXT_BYTES,
     )

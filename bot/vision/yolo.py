@@ -53,14 +53,14 @@ class YoloService(ModelService):
 def predict(file_bytes: int, image_size: int, batch_size: int) -> Footprint:
     """What a checkpoint will take on a card, before it was ever measured.
 
-    Weights: checkpoints hold half precision, the model runs in single: twice the file.
+    Weights: checkpoints hold half precision, in which a card computes as well.
     Activations: 64 MiB for a nano model and one square picture of 640, growing with the pixels,
     the batch and the root of the file (width grows with it), and 64 MiB for cuDNN's workspace.
     """
     pictures = batch_size * (image_size / DEFAULT_IMAGE_SIZE) ** 2
     width = max(1.0, math.sqrt(file_bytes / NANO_FILE_BYTES))
     return Footprint(
-        weights_bytes=2 * file_bytes,
+        weights_bytes=file_bytes,
         activations_bytes=WORKSPACE_BYTES + int(pictures * width * NANO_ACTIVATIONS_BYTES),
         context_bytes=CONTEXT_BYTES,
     )

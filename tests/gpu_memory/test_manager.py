@@ -223,7 +223,7 @@ async def test_who_left_soon_after_the_start_returns_from_the_llms_card() -> Non
         assert lease.device == "cuda:0"
         rig.cards[1].programs = {"obs64.exe": 1.8}
         waited = 0
-        while lease.target is None and waited < 150:
+        while lease.target is None and waited < 120:
             await rig.step()
             waited += 1
         assert lease.target is not None

@@ -171,7 +171,7 @@ def test_a_move_that_fails_is_no_second_expulsion_from_the_card_it_began_on() ->
     desk.wait(60)
     assert desk.where() == {"yolo": "cuda:0"}
     vision.programs = {}
-    desk.wait(130)
+    desk.wait(100)
     assert desk.where() == {"yolo": "cuda:1"}
 
 
@@ -186,7 +186,7 @@ def test_a_model_on_the_llms_card_leaves_it_only_for_a_card_that_was_calm_for_lo
         vision.programs = {}
     # A return would end on the CPU, for the LLM's card was left a moment before.
     assert desk.moves == ["yolo to cuda:0"]
-    desk.wait(110)
+    desk.wait(80)
     assert desk.moves == ["yolo to cuda:0"]
     desk.wait(20)
     assert desk.moves == ["yolo to cuda:0", "yolo to cuda:1"]

@@ -250,7 +250,7 @@ def test_predictions_grow_with_what_is_asked() -> None:
     assert predict_yolo(6 * MIB, 640, 4).activations_bytes > small.activations_bytes
     assert predict_yolo(6 * MIB, 1280, 1).activations_bytes > small.activations_bytes
     assert predict_yolo(50 * MIB, 640, 1).weights_bytes > small.weights_bytes
-    assert predict_clip(150 * MIB, 4).weights_bytes == 600 * MIB
+    assert predict_clip(150 * MIB, 4).weights_bytes == 300 * MIB, "half precision"
 
 
 def test_clips_size_is_read_from_its_header(clip_folder: Path, tmp_path: Path) -> None:
