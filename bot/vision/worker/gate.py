@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -16,9 +18,7 @@ THRESHOLD = 2.5
 PEAK = 40
 """Least difference of one pixel, of 255, that counts by itself: a digit's stroke is too little for
 a block's mean. Screens have no noise, and a camera's is far below."""
-
-
-SURE = 0.75
+SURE = 0.65
 """The few pixels that are compared in colours may differ by more than what is round them."""
 BRIGHTNESS_SHARE = 1.17
 COLOUR_SHARE = 2.2
@@ -42,13 +42,13 @@ class DuplicateGate:
     def passes(self, frame: Frame) -> bool:
         """Whether the frame differs from the last one that passed."""
         height = frame.size[0]
-        # A plane of colours may have half the rows: then none is left out.
-        rows = [plane[:: max(1, STRIDE * len(plane) // height)].copy() for plane in frame.planes]
+        # A plane of colours may have half the rows: of those every other one is as dense.
+        rows = [plane[:: round(STRIDE * len(plane) / height) or 1] for plane in frame.planes]
         if self._surely_the_same(rows):
             return False
         passed = self._differs(frame.image)
         if passed:
-            self._planes = rows
+            self._planes = [plane.copy() for plane in rows]
         return passed
 
     def _surely_the_same(self, rows: list[np.ndarray]) -> bool:
@@ -56,12 +56,14 @@ class DuplicateGate:
         last = self._planes
         if not rows or [r.shape for r in rows] != [r.shape for r in last]:
             return False
-        peaks = [cv2.norm(a, b, cv2.NORM_INF) for a, b in zip(rows, last, strict=True)]
-        if _most(peaks) >= PEAK:
-            return False
+        differences: list[np.ndarray] = []
+        for one, other in zip(rows, last, strict=True):
+            differences.append(cv2.absdiff(one, other))
+            if _most([float(d.max()) for d in differences]) >= PEAK:
+                return False  # most often after the first
         height, width = rows[0].shape
-        blocks = (-(-width // (STRIDE * BLOCK)), -(-height // BLOCK))
-        means = [_at_most_in_a_block(a, b, blocks) for a, b in zip(rows, last, strict=True)]
+        blocks = _blocks(height, width / STRIDE)
+        means = [_largest_mean(difference, blocks) for difference in differences]
         return _most(means) < SURE * self._threshold
 
     def _differs(self, image: np.ndarray) -> bool:
@@ -75,11 +77,8 @@ class DuplicateGate:
             if int(difference.max()) >= PEAK:
                 self._last = sample
                 return True
-            height, width = difference.shape[:2]
-            blocks = (max(1, -(-width // BLOCK)), max(1, -(-height // BLOCK)))
-            means = cv2.resize(difference, blocks, interpolation=cv2.INTER_AREA)
             # The most changed channel decides: red that turns black differs in one alone.
-            if float(means.max()) < self._threshold:
+            if _largest_mean(difference, _blocks(*difference.shape[:2])) < self._threshold:
                 return False
         self._last = sample
         return True
@@ -87,16 +86,21 @@ class DuplicateGate:
 
 def _most(differences: list[float]) -> float:
     """What red, green or blue can differ by where brightness and colours differ by so much."""
-    return BRIGHTNESS_SHARE * differences[0] + COLOUR_SHARE * max(differences[1:])
+    return BRIGHTNESS_SHARE * differences[0] + COLOUR_SHARE * max(differences[1:], default=0.0)
 
 
-def _at_most_in_a_block(one: np.ndarray, other: np.ndarray, blocks: tuple[int, int]) -> float:
-    """What the mean difference of a block can't exceed: all that differs in one and in the block
-    below. Faster than to look at each, and enough for a codec's ripples."""
-    difference = cv2.absdiff(one, other)
-    height, width = difference.shape
-    wide, high = -(-width // blocks[0]), height / blocks[1]
-    begins = np.arange(0, width, wide)
-    bands = np.array_split(difference, max(1, blocks[1] // 2))
-    sums = [cv2.reduce(band, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0] for band in bands]
-    return float(max(np.add.reduceat(row, begins).max() for row in sums)) / (wide * high)
+def _blocks(height: float, width: float) -> tuple[int, int]:
+    """How many there are down and across for so many compared pixels."""
+    return math.ceil(height / BLOCK), math.ceil(width / BLOCK)
+
+
+def _largest_mean(difference: np.ndarray, blocks: tuple[int, int]) -> float:
+    """Of one block in one channel. Sums from the corner make each block's four look-ups."""
+    down, across = (
+        np.arange(count + 1) * size // count
+        for count, size in zip(blocks, difference.shape[:2], strict=True)
+    )
+    corners = cv2.integral(difference)[np.ix_(down, across)]
+    sums = np.diff(np.diff(corners, axis=0), axis=1)
+    sizes = np.outer(np.diff(down), np.diff(across))
+    return float((sums.reshape(*sizes.shape, -1) / sizes[..., None]).max())
