@@ -57,9 +57,11 @@ class DuplicateGate:
         if not rows or [r.shape for r in rows] != [r.shape for r in last]:
             return False
         differences: list[np.ndarray] = []
+        peaks: list[float] = []
         for one, other in zip(rows, last, strict=True):
             differences.append(cv2.absdiff(one, other))
-            if _most([float(d.max()) for d in differences]) >= PEAK:
+            peaks.append(float(differences[-1].max()))
+            if _most(peaks) >= PEAK:
                 return False  # most often after the first
         height, width = rows[0].shape
         blocks = _blocks(height, width / STRIDE)

@@ -48,7 +48,7 @@ class Residence:
         if not self._host or self._precision() != wanted:
             self.to_host()
             self._host = [pinned(_as(tensor, wanted), device) for tensor in self._tensors()]
-        self._replace(self._sent(device, lambda stays: stays))
+        self._replace(self._sent(device, staying=True))
         self._on_card = True
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)
@@ -70,7 +70,7 @@ class Residence:
         if not self._on_card or all(self._stays):
             yield
             return
-        self._replace(self._sent(device, lambda stays: not stays))
+        self._replace(self._sent(device, staying=False))
         try:
             yield
         finally:
@@ -82,10 +82,11 @@ class Residence:
 
             self._replace(back)
 
-    def _sent(self, device: Any, chosen: Callable[[bool], bool]) -> Callable[[Any], Any]:
-        """What ``_replace`` asks for: the chosen tensors' copies on a card, the others as is."""
+    def _sent(self, device: Any, *, staying: bool) -> Callable[[Any], Any]:
+        """What ``_replace`` asks for: copies on a card of those that stay there, or of those that
+        don't; the others as they are."""
         there = [
-            tensor.to(device, non_blocking=True) if chosen(stays) else None
+            tensor.to(device, non_blocking=True) if stays is staying else None
             for tensor, stays in zip(self._host, self._stays, strict=True)
         ]
         # Who is not sent has to be in the host copy's precision, or on the card already.
