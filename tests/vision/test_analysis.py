@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from bot.vision.reports import Insight
 from bot.vision.worker.analysis import REPORTS_AHEAD, WAIT_SECONDS
+from bot.vision.worker.devices import Place
 from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
     Dying,
@@ -90,16 +90,21 @@ def test_equal_frames_are_looked_at_once_and_carry_the_answer_over() -> None:
 
 @dataclass
 class PreparingModel(ScriptedModel):
-    """Does its first step by itself."""
+    """Does its first step by itself, for where it is."""
 
+    prepared: list[int] = field(default_factory=list[int])
     began: threading.Event = field(default_factory=threading.Event)
+    """Another thread than the one that computes prepares for it."""
 
-    def prepare(self, images: Sequence[np.ndarray]) -> list[int]:
-        self.began.set()
-        return [int(image[0, 0, 0]) for image in images]
+    def prepare(self, image: np.ndarray) -> tuple[Place, np.ndarray]:
+        if threading.current_thread().name != "analysis":
+            self.began.set()
+        self.prepared.append(int(image[0, 0, 0]))
+        return self.place, image
 
-    def answer(self, prepared: Sequence[int]) -> list[tuple[Any, ...]]:
-        return [(Insight(f"picture {n}", 1.0),) for n in prepared]
+    def answer(self, prepared: Sequence[tuple[Place, np.ndarray]]) -> list[tuple[Any, ...]]:
+        assert all(place == self.place for place, _ in prepared)
+        return super().analyse([image for _, image in prepared])
 
 
 def test_the_second_models_pictures_are_prepared_while_the_first_one_computes() -> None:
@@ -112,6 +117,49 @@ def test_the_second_models_pictures_are_prepared_while_the_first_one_computes() 
         f"picture {n}" for n in numbers_of(bench.reports)
     ]
     assert numbers_of(bench.reports) == [*DISTINCT[:8], DISTINCT[7], *DISTINCT[8:10]]
+
+
+def open_when_frames_wait(gate: threading.Event, bench: Bench) -> None:
+    """Whatever came by now is being computed; there are enough for a full batch after it."""
+    deadline = time.monotonic() + 10
+    while len(bench.capture.inbox) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    gate.set()
+
+
+def test_a_models_next_pictures_are_prepared_while_it_computes() -> None:
+    gate = threading.Event()
+    yolo = PreparingModel(batch_size=1, gate=gate)
+    with Bench(ScriptedSource(DISTINCT), yolo) as bench:
+        open_when_frames_wait(gate, bench)
+        bench.wait_for(SourceEnded)
+    assert yolo.began.is_set()
+    assert sorted(yolo.prepared) == DISTINCT, "each picture once"
+    assert yolo.seen == DISTINCT
+    assert all("yolo" in report.devices for report in bench.reports)
+
+
+def test_what_was_prepared_for_the_card_is_not_used_on_the_cpu() -> None:
+    # YOLO takes four frames at once; CLIP takes them one by one and falls at the first of four.
+    gate = threading.Event()
+    yolo = ScriptedModel(batch_size=4, place=CARD, gate=gate)
+
+    def full(model: ScriptedModel, numbers: list[int]) -> None:
+        if model.place.on_card and len(yolo.batches) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    clip = PreparingModel("clip", batch_size=1, place=CARD, fail=full)
+    with Bench(ScriptedSource(DISTINCT), yolo, clip) as bench:
+        open_when_frames_wait(gate, bench)
+        bench.wait_for(SourceEnded)
+    assert not bench.events(ModelBroke)
+    assert len(bench.events(ModelFell)) == 1
+    first, second, *_ = (len(batch) for _, batch in yolo.batches)
+    assert second == 4
+    on_the_cpu = [n for where, batch in clip.batches for n in batch if where == "cpu"]
+    assert on_the_cpu == DISTINCT[first:]
+    assert all("clip" in report.devices for report in bench.reports)
 
 
 def test_clip_keeps_its_rate_in_the_time_of_the_film() -> None:
@@ -235,10 +283,10 @@ def test_one_bad_frame_of_a_film_costs_no_other_frame_its_answer() -> None:
             raise ValueError("a strange frame")
 
     class Preparing(PreparingModel):
-        def prepare(self, images: Sequence[np.ndarray]) -> list[Any]:
-            if any(int(image[0, 0, 0]) == bad for image in images):
+        def prepare(self, image: np.ndarray) -> tuple[Place, np.ndarray]:
+            if int(image[0, 0, 0]) == bad:
                 raise ValueError("no picture to prepare")
-            return super().prepare(images)
+            return super().prepare(image)
 
     yolo = ScriptedModel(fail=strange, batch_size=1)
     clip = Preparing("clip", fail=strange, batch_size=1)

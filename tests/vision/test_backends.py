@@ -85,7 +85,8 @@ def test_openvinos_boxes_are_those_of_torch(
     ours = at_work(Detector.load(yolo_spec(yolo_file, **auto(warm)), 1))
     assert (theirs.backend, ours.backend) == ("torch f32", "OpenVINO f32")
     assert ours.weights_bytes == theirs.weights_bytes
-    expected = theirs.boxes(images)
+    # OpenVINO computes one by one: an image's boxes don't depend on the shape of another one.
+    expected = [theirs.boxes([image])[0] for image in images]
     assert sum(map(len, expected)) > 0
     for mine, reference in zip(ours.boxes(images), expected, strict=True):
         np.testing.assert_allclose(mine, reference, atol=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -75,6 +76,53 @@ def test_unsafe_loading_is_noticed() -> None:
     )
     assert shown.returncode != 0
     assert "UnsafeSurroundings" in shown.stderr
+
+
+FRAMES = """
+import json, resource, sys, threading
+from collections import deque
+import numpy as np, psutil
+from bot.vision.worker import environment
+
+environment.keep_freed_memory()
+resident = lambda: psutil.Process().memory_info().rss >> 20
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+found = {}
+
+def film():
+    waiting = deque(maxlen=8)
+    def another():
+        waiting.append(None)  # the oldest goes before the new one comes
+        waiting[-1] = [np.full(size << 20, 1, np.uint8) for size in (3, 6)]
+    for _ in range(16):
+        another()
+    before = faults()
+    for _ in range(64):
+        another()
+    found["faults"] = (faults() - before) / 64
+    found["full"] = resident()
+    for _ in range(5):
+        waiting.pop()
+    found["kept"] = resident()
+    environment.return_freed_memory()
+    found["returned"] = resident()
+
+thread = threading.Thread(target=film)
+thread.start()
+thread.join()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
+def test_frames_take_the_memory_of_those_before_them_until_it_is_returned() -> None:
+    program = [sys.executable, "-c", FRAMES]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True)
+    found = json.loads(shown.stdout)
+    # 9 MiB are 2304 pages: each was cleared by the kernel again where memory came and went.
+    assert found["faults"] < 20, found
+    assert found["kept"] > found["full"] - 20, found
+    assert found["returned"] < found["kept"] - 30, found
 
 
 class FakeCuda:

@@ -18,6 +18,7 @@ from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.worker.capture import Capture
 from bot.vision.worker.devices import (
     CPU,
+    Place,
     give_back,
     is_out_of_memory,
     is_poisoned,
@@ -98,8 +99,10 @@ class _Task:
 
     seat: Seat
     wanted: list[int]
-    prepared: Future[list[Any]] | None = None
-    """The same frames as the model takes them, if somebody makes them meanwhile."""
+    prepared: Sequence[Future[Any] | None]
+    """The same frames as the model takes them, of those that somebody makes meanwhile."""
+    place: Place
+    """Where they can be used."""
 
 
 class Analysis:
@@ -324,11 +327,15 @@ class Analysis:
         computing = False
         for name in ("yolo", "clip"):
             if seat := self._seats.get(name):
-                wanted, prepared = self._wanted(seat, batch, capture), None
-                if wanted and computing and isinstance(seat.model, Prepares):
-                    images = [batch[i].frame.image for i in wanted]
-                    prepared = self._aside.submit(seat.model.prepare, images)
-                tasks.append(_Task(seat, wanted, prepared))
+                wanted = self._wanted(seat, batch, capture)
+                prepared: list[Future[Any] | None] = [None] * len(wanted)
+                if isinstance(seat.model, Prepares):
+                    for n, i in enumerate(wanted):
+                        # Nothing else could be done while the very first is made.
+                        if computing or n > 0:
+                            image = batch[i].frame.image
+                            prepared[n] = self._aside.submit(seat.model.prepare, image)
+                tasks.append(_Task(seat, wanted, prepared, seat.model.place))
                 computing = computing or bool(wanted)
         return tasks
 
@@ -355,9 +362,10 @@ class Analysis:
             # A batch that was too much for the card has made the next ones smaller.
             chosen = wanted[start : start + max(1, seat.model.batch_size)]
             began = time.perf_counter()
-            found = self._compute(
-                seat, [batch[i].frame.image for i in chosen], task.prepared, start
-            )
+            images = [batch[i].frame.image for i in chosen]
+            here = seat.model.place == task.place
+            prepared = task.prepared[start : start + len(chosen)] if here else ()
+            found = self._compute(seat, images, prepared)
             start += len(chosen)
             if found is None:
                 continue
@@ -387,24 +395,19 @@ class Analysis:
         self,
         seat: Seat,
         images: Sequence[np.ndarray],
-        prepared: Future[list[Any]] | None = None,
-        start: int = 0,
+        prepared: Sequence[Future[Any] | None] = (),
     ) -> list[tuple[Any, ...]] | None:
         """The model's answers; what can be helped is: a smaller batch, then the CPU.
-
-        What is prepared for the images begins at ``start``.
 
         Raises:
             Poisoned: nothing on this card can be computed any more.
         """
         try:
-            # Where one frame of several could not be prepared the others are, one after another.
-            if (
-                prepared is not None
-                and prepared.exception() is None
-                and isinstance(seat.model, Prepares)
-            ):
-                answers = seat.model.answer(prepared.result()[start : start + len(images)])
+            if prepared and isinstance(seat.model, Prepares):
+                pairs = zip(images, prepared, strict=True)
+                answers = seat.model.answer(
+                    [there.result() if there else seat.model.prepare(i) for i, there in pairs]
+                )
             else:
                 answers = seat.model.analyse(images)
         except Exception as error:

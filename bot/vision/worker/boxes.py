@@ -58,27 +58,17 @@ def fits(images: Sequence[np.ndarray], side: int, stride: int) -> list[Fit]:
     return [fit(i.shape[0], i.shape[1], side, stride, square=square) for i in images]
 
 
-class Letterbox:
-    """Scales pictures into one buffer that is kept from batch to batch."""
-
-    def __init__(self) -> None:
-        self._buffer = np.zeros((0, 0, 0, 3), np.uint8)
-        self._laid: list[Fit] = []
-
-    def __call__(self, images: Sequence[np.ndarray], laid: list[Fit]) -> np.ndarray:
-        """N x height x width x 3, uint8, BGR; valid until the next call."""
-        shape = (len(images), *laid[0].outer, 3)
-        if self._buffer.shape != shape or self._laid != laid:
-            self._buffer = np.full(shape, GREY, np.uint8)
-            self._laid = laid
-        for image, place, target in zip(images, laid, self._buffer, strict=True):
-            height, width = place.inner
-            inside = target[place.top : place.top + height, place.left : place.left + width]
-            if image.shape[:2] == place.inner:
-                inside[:] = image
-            else:
-                inside[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return self._buffer
+def letterboxed(images: Sequence[np.ndarray], laid: Sequence[Fit]) -> np.ndarray:
+    """Pictures scaled into a batch of one shape: N x height x width x 3, uint8, BGR."""
+    batch = np.full((len(images), *laid[0].outer, 3), GREY, np.uint8)
+    for image, place, target in zip(images, laid, batch, strict=True):
+        height, width = place.inner
+        inside = target[place.top : place.top + height, place.left : place.left + width]
+        if image.shape[:2] == place.inner:
+            inside[:] = image
+        else:
+            inside[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return batch
 
 
 def candidates(prediction: np.ndarray, confidence: float) -> np.ndarray:

@@ -18,8 +18,8 @@ from bot.vision.worker.protocol import (
 )
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-QUEUE_FRAMES = 16
-"""How many frames of a file may wait, when none of them may be lost."""
+QUEUE_FRAMES = 8
+"""How many frames of a file may wait, when none of them may be lost; at 1080p each takes 9 MB."""
 
 
 def inbox_for(order: StartCapture, batch_size: int) -> Inbox:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bot.vision.model_files import sha256_of
 from bot.vision.reports import Detection
-from bot.vision.worker.boxes import Fit, Letterbox, candidates, chosen, fits, suppress
+from bot.vision.worker.boxes import Fit, candidates, chosen, fit, fits, letterboxed, suppress
 from bot.vision.worker.hybrid import HybridModel
 from bot.vision.worker.protocol import YoloSpec
 
@@ -38,7 +38,6 @@ class Detector(HybridModel[YoloSpec, "TorchYolo"]):
         note: str = "",
     ) -> None:
         super().__init__(spec, threads, torch_model, ready, note)
-        self._letterbox = Letterbox()
         self._stride: int = self._facts["stride"]
         self._end_to_end: bool = self._facts["end_to_end"]
         self._image_size = _image_size(spec, self._facts)
@@ -68,19 +67,32 @@ class Detector(HybridModel[YoloSpec, "TorchYolo"]):
         path = ready.network("yolo")
         return Network(path, self._threads, ready.precision, scale=(255.0,) * 3)
 
-    def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Detection, ...]]:
+    def prepare(self, image: np.ndarray) -> Any:
+        """The image in the shape of OpenVINO's network, and how it lies there."""
+        if self._network is None:
+            return image
+        height, width = image.shape[:2]
+        place = fit(height, width, self._image_size, self._stride, square=False)
+        return letterboxed([image], [place]), place
+
+    def answer(self, prepared: Sequence[Any]) -> list[tuple[Detection, ...]]:
         """The wanted objects on each image; boxes in its pixels, surest first."""
-        return [self._detections(boxes) for boxes in self.boxes(images)]
+        return [self._detections(boxes) for boxes in self._boxes(prepared)]
 
     def boxes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One array an image: rows of x1, y1, x2, y2, confidence, class."""
+        return self._boxes([self.prepare(image) for image in images])
+
+    def _boxes(self, prepared: Sequence[Any]) -> list[np.ndarray]:
         if not self._wanted:
-            return [np.zeros((0, 6), np.float32) for _ in images]
-        laid = fits(images, self._image_size, self._stride)
-        return [
-            self._kept(rows, place)
-            for rows, place in zip(self._rows(images, laid), laid, strict=True)
-        ]
+            return [np.zeros((0, 6), np.float32) for _ in prepared]
+        if self._network is None:
+            assert self._torch is not None
+            laid = fits(prepared, self._image_size, self._stride)
+            found = self._torch.rows(prepared, laid, self._spec.confidence_threshold)
+            return [self._kept(rows, place) for rows, place in zip(found, laid, strict=True)]
+        # One by one: on the CPU a batch is hardly faster, and each size would be compiled.
+        return [self._kept(self._rows(picture), place) for picture, place in prepared]
 
     def _kept(self, rows: np.ndarray, place: Fit) -> np.ndarray:
         rows = chosen(rows, self._spec.confidence_threshold, self._wanted)
@@ -89,18 +101,12 @@ class Detector(HybridModel[YoloSpec, "TorchYolo"]):
             return place.to_picture(rows[:most])
         return place.to_picture(suppress(rows, self._spec.iou_threshold, most))
 
-    def _rows(self, images: Sequence[np.ndarray], laid: list[Fit]) -> list[np.ndarray]:
-        least = self._spec.confidence_threshold
-        if self._network is None:
-            assert self._torch is not None
-            return self._torch.rows(images, laid, least)
-        batch = self._letterbox(images, laid)
-        found: list[np.ndarray] = []
-        # One by one: on the CPU a batch is hardly faster, and each size would be compiled.
-        for i in range(len(batch)):
-            said = self._network(batch[i : i + 1])[0]
-            found.append(said.copy() if self._end_to_end else candidates(said, least))
-        return found
+    def _rows(self, picture: np.ndarray) -> np.ndarray:
+        assert self._network is not None
+        said = self._network(picture)[0]
+        if self._end_to_end:
+            return said.copy()
+        return candidates(said, self._spec.confidence_threshold)
 
     def _detections(self, boxes: np.ndarray) -> tuple[Detection, ...]:
         return tuple(

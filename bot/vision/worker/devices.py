@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bot.vision.refusal import Refusal, first_line
 from bot.vision.worker import contexts
-from bot.vision.worker.environment import importing
+from bot.vision.worker.environment import importing, return_freed_memory
 from bot.vision.worker.protocol import Destination, Held
 
 OUT_OF_MEMORY_SIGNS = (
@@ -194,7 +194,8 @@ def _error_of_torch(name: str) -> type[BaseException] | None:
 
 
 def give_back() -> None:
-    """Return the allocator's unused blocks to the driver."""
+    """Return the allocators' unused blocks: to the system, and to the driver."""
+    return_freed_memory()
     torch = _torch()
     if torch is None:
         return

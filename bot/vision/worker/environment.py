@@ -17,7 +17,7 @@ MIN_TORCH = (2, 6)
 MIN_ULTRALYTICS = (8, 4, 100)
 NICENESS = 5
 PR_SET_PDEATHSIG = 1
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 64 << 20
 LARGEST_KEPT_BYTES = 32 << 20
 """glibc's limit; an 8K frame is larger, all others are smaller."""
@@ -91,14 +91,29 @@ def keep_freed_memory() -> None:
     """Let glibc use the memory of the last frame for the next one.
 
     It would give blocks of this size back at once, and the kernel clears each page that it gives
-    out again: for a frame that takes longer than to fill it.
+    out again: for a frame that takes longer than to fill it. The threads share one arena: one of
+    their own has parts of 64 MiB, and those go back as soon as a few frames have left them.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
+    libc = _glibc()
+    if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Give the system what is kept for a next frame, when none is expected soon."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """``None`` where another C library is in its place."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def die_with(parent: int) -> None:

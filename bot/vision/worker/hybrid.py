@@ -82,8 +82,16 @@ class HybridModel(ABC, Generic[SpecT, TorchT]):
         """OpenVINO's network for pictures."""
 
     @abstractmethod
+    def prepare(self, image: np.ndarray) -> Any:
+        """An image (BGR, uint8) as ``answer`` takes it where the model is: torch's as it is."""
+
+    @abstractmethod
+    def answer(self, prepared: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """One answer an image, in order."""
+
     def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
         """One answer an image (BGR, uint8), in order."""
+        return self.answer([self.prepare(image) for image in images])
 
     # --- its life -----------------------------------------------------------------------------
 

@@ -78,18 +78,12 @@ class Labeller(HybridModel[ClipSpec, "TorchClip"]):
         """Choose from other phrases from now on; they are encoded when a frame comes."""
         self.concepts = concepts
 
-    def analyse(self, images: Sequence[np.ndarray]) -> list[tuple[Insight, ...]]:
-        """The fitting phrases for each image, likeliest first."""
-        return self.answer(self.prepare(images))
-
-    def prepare(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The images in OpenVINO's network's size; torch takes them as they are."""
-        if self._network is None:
-            return list(images)
-        return [self._preprocess.array(image) for image in images]
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The image in the size of OpenVINO's network."""
+        return image if self._network is None else self._preprocess.array(image)
 
     def answer(self, prepared: Sequence[np.ndarray]) -> list[tuple[Insight, ...]]:
-        """What ``analyse`` says of the images that were prepared."""
+        """The fitting phrases for each image, likeliest first."""
         probabilities = self._probabilities(self._features(prepared))
         answers: list[tuple[Insight, ...]] = []
         for row in probabilities.tolist():
@@ -128,7 +122,7 @@ class Labeller(HybridModel[ClipSpec, "TorchClip"]):
 
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """One row an image, float32, of length 1."""
-        return self._features(self.prepare(images))
+        return self._features([self.prepare(image) for image in images])
 
     def _features(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
         if self._network is None:

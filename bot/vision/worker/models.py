@@ -60,8 +60,8 @@ class VisionModel(Protocol):
 class Prepares(Protocol):
     """A model whose ``analyse`` has a first step that needs no model."""
 
-    def prepare(self, images: Sequence[np.ndarray]) -> list[Any]:
-        """One an image. Another thread calls it while another model computes."""
+    def prepare(self, image: np.ndarray) -> Any:
+        """Another thread calls it while a model computes."""
         ...
 
     def answer(self, prepared: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -109,10 +109,10 @@ def _boxes(
     picture: np.ndarray,
     confidence: float,
 ) -> np.ndarray:
-    from bot.vision.worker.boxes import Letterbox, candidates, fits
+    from bot.vision.worker.boxes import candidates, fits, letterboxed
 
     laid = fits([picture], facts["image_size"], facts["stride"])
-    said = run(Letterbox()([picture], laid))[0]
+    said = run(letterboxed([picture], laid))[0]
     if facts["end_to_end"]:
         return said[said[:, 4] > confidence].copy()
     return candidates(said, confidence)

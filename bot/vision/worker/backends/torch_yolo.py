@@ -13,7 +13,7 @@ from bot.vision.model_files import check_checkpoint
 from bot.vision.refusal import first_line
 from bot.vision.worker.backends.agreement import CONFIDENCES, boxes_differ
 from bot.vision.worker.backends.torch_model import TorchModel
-from bot.vision.worker.boxes import GREY, Fit, Letterbox, candidates, fits
+from bot.vision.worker.boxes import GREY, Fit, candidates, fits, letterboxed
 from bot.vision.worker.contexts import on
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.environment import (
@@ -39,7 +39,6 @@ class TorchYolo(TorchModel):
         super().__init__(module, facts, threads, graphs=graphs)
         self.image_size: int = facts["image_size"]
         """Pixels of the longer side that pictures are tried with on a new card."""
-        self._letterbox = Letterbox()
 
     @classmethod
     def open(cls, path: Path, threads: int, *, graphs: bool = True) -> TorchYolo:
@@ -110,7 +109,7 @@ class TorchYolo(TorchModel):
 
         with torch.inference_mode(), on(self._device):
             if self._device == "cpu":
-                predictions = self(self._letterbox(images, laid))
+                predictions = self(letterboxed(images, laid))
                 if self.facts["end_to_end"]:
                     return list(predictions)
                 return [candidates(prediction, confidence) for prediction in predictions]
