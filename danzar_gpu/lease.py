@@ -34,7 +34,8 @@ class Lease:
     """The right to hold memory on a device, until it is released or revoked.
 
     When ``revoked`` is set the holder has to go to ``target.device`` (``"cuda:N"``, ``"cpu"``, or
-    ``None``: unload), and then calls ``moved``; or ``move_failed`` if it could not.
+    ``None``: unload), and then calls ``moved``; or ``move_failed`` if it could not. It is set as
+    well when the lease is ``released``: nothing is held by it any more.
     """
 
     def __init__(self, keeper: LeaseKeeper, record: LeaseRecord, model: str = "") -> None:

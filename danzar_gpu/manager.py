@@ -651,9 +651,13 @@ class GPUMemoryManager:
             self._withdraw(ticket)
             raise
         self._admission.give_up(ticket, self._clock())
-        if ticket.record is None:
-            raise AdmissionRefused(name, ticket.refused or Placement(None, "nothing was decided"))
-        return self._leases[ticket.record.lease_id]
+        lease = self._leases.get(ticket.record.lease_id) if ticket.record is not None else None
+        if lease is None:
+            # Granted, and gone before whoever asked heard of it: the manager closed, or the holder
+            # died.
+            ended = Placement(None, CLOSED if self._closed else "it ended as soon as it was granted")
+            raise AdmissionRefused(name, ticket.refused or ended)
+        return lease
 
     def expected_footprint(self, model: str, predicted: Footprint) -> Footprint:
         """What was measured for ``model``, a high percentile of it; else the prediction."""
@@ -787,6 +791,7 @@ class GPUMemoryManager:
         if lease.released:
             return
         lease.released = True
+        lease.revoked.set()  # its holder may be another than who gives it back
         self._leases.pop(lease.lease_id, None)
         if (record := self._ledger.get(lease.lease_id)) is not None:
             self._leaves(record)

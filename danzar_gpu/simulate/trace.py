@@ -322,6 +322,9 @@ def _lines(node: yaml.Node | None) -> dict[Key, int]:
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "there is no such key",
+    "tuple_type": "must be a list",
+    "model_type": "must be a section with keys of its own",
+    "dict_type": "must be a section with keys of its own",
 }
 
 

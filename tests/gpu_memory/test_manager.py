@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from pathlib import Path
@@ -131,6 +132,43 @@ async def test_a_manager_that_is_closed_refuses_who_asks_and_who_waits() -> None
         async with rig.manager.lease("yolo", Footprint.of_gb(1.0)):
             pass
     assert rig.manager.leases == ()
+
+
+@pytest.mark.parametrize("closes", [True, False], ids=["the manager closes", "its holder dies"])
+async def test_a_lease_that_ends_in_the_moment_of_its_grant_is_a_refusal(closes: bool) -> None:
+    async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"x": 11.9})) as rig:
+        manager = rig.manager
+        task = asyncio.create_task(
+            manager.acquire("clip", Footprint.of_gb(1.0), policy="wait", holder="worker")
+        )
+        await settle(lambda: manager.waiting == ("clip",))
+
+        def end(event: Event) -> None:
+            # Before the one that waits is told.
+            if event.kind == "placed" and closes:
+                asyncio.ensure_future(manager.close())
+            elif event.kind == "placed":
+                asyncio.get_running_loop().call_soon(manager.holder_gone, "worker", "killed")
+
+        manager.on_event(end)
+        rig.cards[1].programs.clear()
+        with contextlib.suppress(ProbeError):
+            await manager.refresh(max_age=0)
+        why = "the manager is closed" if closes else "it ended as soon as it was granted"
+        with pytest.raises(AdmissionRefused, match=why):
+            await asyncio.wait_for(task, 20)
+        assert manager.leases == ()
+
+
+async def test_whoever_releases_a_lease_wakes_its_holder() -> None:
+    async with Rig() as rig:
+        lease = await rig.manager.acquire("yolo", Footprint.of_gb(1.0))
+        waiting = asyncio.create_task(lease.revoked.wait())
+        await asyncio.sleep(0)
+        lease.release()
+        await asyncio.wait_for(waiting, 20)
+        assert lease.released
+        assert lease.target is None
 
 
 async def test_a_waiting_request_gets_the_card_when_room_appears() -> None:

@@ -62,6 +62,8 @@ def test_the_documents_example_is_a_trace() -> None:
         ("foreign:\n - {device: 7, gb: 1}", 3, "foreign[0].device: there is no card 7"),
         ("foreign: [{device: 0, gb: 1, at: 5, until: 2}]", 2, "until (2) is before at (5)"),
         ("gpu_memory:\n  vision_devise: cuda:1", 3, "gpu_memory.vision_devise"),
+        ("gpu_memory:\n  main_llm_processes: 4096", 3, "main_llm_processes: must be a list"),
+        ("jitter: 5", 2, "jitter: must be a section"),
         ("sensor: [{kind: drunk}]", 2, "sensor[0].kind"),
         ("models: [", 2, "is not YAML"),
         ("models: []\nmodels: []", 3, "is there twice"),

@@ -130,6 +130,15 @@ async def test_whoever_waits_for_a_worker_that_dies_is_told() -> None:
     assert "signal 9" in await worker.wait_gone()
 
 
+async def test_a_worker_that_answers_something_else_is_ended() -> None:
+    worker = await ProcessWorker.start(1, lambda event: None)
+    with pytest.raises(WorkerGone, match="it answered Pong to ping"):
+        await worker.ask(Ping(), Done, timeout=30)
+    assert "it answered Pong to ping" in await asyncio.wait_for(worker.wait_gone(), 20)
+    assert gone(worker.pid)
+    await worker.close()
+
+
 async def test_a_silent_worker_times_out() -> None:
     worker = await ProcessWorker.start(1, lambda _: None)
     os.kill(worker.pid, signal.SIGSTOP)

@@ -97,7 +97,10 @@ class WorkerHandle(ABC):
         if isinstance(reply, Refused):
             raise WorkerRefused(reply)
         if not isinstance(reply, answer):
-            raise WorkerGone(f"the worker answered {type(reply).__name__} to {request.kind}")
+            # Nobody knows any more what it did: a new one begins with what is known.
+            words = f"it answered {type(reply).__name__} to {request.kind}"
+            await self.kill(words)
+            raise WorkerGone(f"the vision worker was ended: {words}")
         return reply, blob
 
     async def wait_gone(self) -> str:
