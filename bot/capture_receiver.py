@@ -22,7 +22,7 @@ from bot.capture_wire import (
     WireError,
 )
 
-log = logging.getLogger("bot.vision.remote")
+log = logging.getLogger("bot.vision.sources.remote")
 
 MOST_VISITORS = 4
 """So many may be at their greeting at once; more are hung up on."""

@@ -156,7 +156,7 @@ class Sender:
                 channel.close()
 
     def _send_source(self, channel: Channel) -> None:
-        from bot.vision.frames import open_source
+        from bot.vision.sources import open_source
 
         source = open_source(self._capture)
         try:

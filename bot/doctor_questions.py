@@ -26,7 +26,8 @@ def ask_torch() -> dict[str, Any]:
 def ask_capture(section: dict[str, Any]) -> dict[str, Any]:
     """Take one frame from the configured source."""
     from bot.settings import CaptureSettings
-    from bot.vision.frames import SourceError, SourceWaiting, open_source
+    from bot.vision.frames import SourceError, SourceWaiting
+    from bot.vision.sources import open_source
 
     try:
         source = open_source(CaptureSettings.model_validate(section))

@@ -655,7 +655,9 @@ class GPUMemoryManager:
         if lease is None:
             # Granted, and gone before whoever asked heard of it: the manager closed, or the holder
             # died.
-            ended = Placement(None, CLOSED if self._closed else "it ended as soon as it was granted")
+            ended = Placement(
+                None, CLOSED if self._closed else "it ended as soon as it was granted"
+            )
             raise AdmissionRefused(name, ticket.refused or ended)
         return lease
 

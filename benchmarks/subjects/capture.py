@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.subjects.answering import answer_lines
 from bot.settings import CaptureSettings
-from bot.vision.frames import open_source
+from bot.vision.sources import open_source
 
 
 def ways() -> dict[str, Callable[[], Any]]:

@@ -143,10 +143,12 @@ async def test_a_lease_that_ends_in_the_moment_of_its_grant_is_a_refusal(closes:
         )
         await settle(lambda: manager.waiting == ("clip",))
 
+        ends: list[asyncio.Task[None]] = []
+
         def end(event: Event) -> None:
             # Before the one that waits is told.
             if event.kind == "placed" and closes:
-                asyncio.ensure_future(manager.close())
+                ends.append(asyncio.create_task(manager.close()))
             elif event.kind == "placed":
                 asyncio.get_running_loop().call_soon(manager.holder_gone, "worker", "killed")
 
@@ -158,6 +160,7 @@ async def test_a_lease_that_ends_in_the_moment_of_its_grant_is_a_refusal(closes:
         with pytest.raises(AdmissionRefused, match=why):
             await asyncio.wait_for(task, 20)
         assert manager.leases == ()
+        await asyncio.gather(*ends)
 
 
 async def test_whoever_releases_a_lease_wakes_its_holder() -> None:

@@ -26,7 +26,7 @@ def test_what_the_page_names_exists() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, path in (
         ("FrameSource", "bot/vision/frames.py"),
-        ("_make", "bot/vision/frames.py"),
+        ("_make", "bot/vision/sources/__init__.py"),
         ("MAX_PIXELS", "bot/vision/frames.py"),
         ("VisionModel", "bot/vision/worker/models.py"),
         ("load_model", "bot/vision/worker/vision_worker.py"),

@@ -17,7 +17,10 @@ from pydantic import ValidationError
 
 from bot.settings import CaptureSettings
 from bot.vision import frames
-from bot.vision.frames import Frame, FrameSource, SourceError, StreamSource, open_source
+from bot.vision.frames import Frame, FrameSource, SourceError
+from bot.vision.sources import open_source
+from bot.vision.sources.images import load_image
+from bot.vision.sources.stream import StreamSource
 from tests.vision.screen import Screen
 
 
@@ -124,7 +127,7 @@ def test_a_picture_is_measured_before_it_is_decoded(
     monkeypatch.setattr(frames, "MAX_PIXELS", 1_000_000)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(SourceError, match="too many"):
-        frames.load_image(path)
+        load_image(path)
 
 
 def test_a_video_is_measured_before_it_is_decoded(
@@ -285,4 +288,4 @@ def test_wayland_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_capture_converts_colours_like_opencv(tmp_path: Path) -> None:
     picture = np.random.default_rng(4).integers(0, 256, (20, 30, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), picture)
-    assert np.array_equal(frames.load_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(load_image(tmp_path / "a.png"), picture)

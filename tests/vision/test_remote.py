@@ -37,8 +37,9 @@ from bot.doctor import check_capture
 from bot.doctor_questions import ask_capture
 from bot.exits import Exit
 from bot.settings import CaptureSettings, Settings
-from bot.vision.frames import MAX_PIXELS, SourceError, SourceWaiting, open_source
-from bot.vision.remote import RemoteSource
+from bot.vision.frames import MAX_PIXELS, SourceError, SourceWaiting
+from bot.vision.sources import open_source
+from bot.vision.sources.remote import RemoteSource
 from bot.vision.worker.handle import ProcessWorker
 from bot.vision.worker.protocol import Done, Reply, Reported, StartCapture
 from tests.vision.running import PATIENCE, until
@@ -294,7 +295,7 @@ def test_what_does_not_know_the_secret_gets_no_picture() -> None:
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteSource]:
     monkeypatch.setenv("DANZAR_CAPTURE_SECRET", SECRET.decode())
-    monkeypatch.setattr("bot.vision.remote.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("bot.vision.sources.remote.WAIT_SECONDS", 0.05)
     with closing(RemoteSource("127.0.0.1:1")) as remote:
         remote._receiver = Receiver("127.0.0.1", 0, SECRET, most_pixels=MAX_PIXELS)
         yield remote
@@ -477,7 +478,7 @@ def test_the_doctor_says_that_no_sender_is_there_and_calls_it_no_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DANZAR_CAPTURE_SECRET", SECRET.decode())
-    monkeypatch.setattr("bot.vision.remote.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("bot.vision.sources.remote.WAIT_SECONDS", 0.05)
     settings = Settings.model_validate({"capture": {"source": "remote", "listen": free_port()}})
     answer = ask_capture(settings.capture.model_dump(mode="json"))
     (finding,) = check_capture(answer, settings)

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from bot.vision.frames import FrameSource, SourceError, SourceWaiting, open_source
+from bot.vision.frames import FrameSource, SourceError, SourceWaiting
+from bot.vision.sources import open_source
 from bot.vision.worker.gate import DuplicateGate
 from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
