@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import aiohttp
+
+from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.ledger import Ledger
+from danzar_gpu.memory import GpuProcess, MemorySnapshot
 
 TIME_LIMIT_SECONDS = 2.0
 ASKED_EVERY_SECONDS = 5.0
@@ -45,6 +49,29 @@ class LlmServerState:
     @property
     def names(self) -> str:
         return ", ".join(model.name for model in self.models)
+
+
+def with_servers_word(
+    raw: MemorySnapshot, known: LlmServerState | None, config: GPUMemoryConfig, ledger: Ledger
+) -> tuple[MemorySnapshot, bool]:
+    """A reading with what the server says it holds, where the driver names no processes; and
+    whether only the server could say it, and does not."""
+    device = raw.device(config.main_llm_index)
+    if device is None:
+        return raw, False
+    # In a container the driver names what runs there, our own worker, and nobody else.
+    named = [p for p in device.processes or () if p.used_bytes is not None]
+    if any(ledger.holder_of(p.pid) is None for p in named):
+        return raw, False  # the driver keeps accounts: its word counts
+    if known is None or not known.vram_bytes:
+        return raw, known is None or known.error is not None
+    name = config.main_llm_processes[0] if config.main_llm_processes else "llm"
+    unnamed = device.reserved_bytes - sum(p.used_bytes or 0 for p in named)
+    held = min(known.vram_bytes, max(0, unnamed))
+    row = GpuProcess(0, f"{name} (by its server's word)", held)
+    told = replace(device, processes=(*(device.processes or ()), row))
+    devices = tuple(told if d is device else d for d in raw.devices)
+    return replace(raw, devices=devices), known.error is not None
 
 
 class LlmServer:

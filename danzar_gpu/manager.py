@@ -33,9 +33,10 @@ from danzar_gpu.holders import Holding, Shares, holdings_of, shares_of
 from danzar_gpu.learning import FootprintBook, LearnedReservation, PeakRecorder
 from danzar_gpu.lease import AdmissionRefused, Lease
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
-from danzar_gpu.llm_server import LlmServer, LlmServerState
-from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot, gib
+from danzar_gpu.llm_server import LlmServer, LlmServerState, with_servers_word
+from danzar_gpu.memory import DeviceMemory, MemorySnapshot, gib
 from danzar_gpu.monitor import MemoryMonitor, ProbeReader
+from danzar_gpu.own_share import with_ours
 from danzar_gpu.placement import Placement
 from danzar_gpu.probes import MemoryProbe, ProbeError
 from danzar_gpu.records import Records
@@ -184,7 +185,7 @@ class GPUMemoryManager:
         """The newest reading, with our own models in it, aged as of now."""
         if self._raw is None:
             return None
-        return self._with_ours(self._raw).aged(self._clock())
+        return with_ours(self._raw, self._ledger).aged(self._clock())
 
     @property
     def reading_age(self) -> float | None:
@@ -256,7 +257,7 @@ class GPUMemoryManager:
         for text in self._store.news() if self._store is not None else ():
             self._note(HISTORY_DAMAGED, text, logging.DEBUG)  # the log has it already
         self._raw = raw
-        snapshot = self._with_ours(raw)
+        snapshot = with_ours(raw, self._ledger)
         self.history.append(snapshot)
         self._learn(snapshot)
         for alert in advice.utilization_alerts(self._alerts, snapshot, self.config):
@@ -291,22 +292,8 @@ class GPUMemoryManager:
         if endpoint is None:
             return raw
         known = await self._llm_server.hear(endpoint, self._clock())
-        device = raw.device(self.config.main_llm_index)
-        if device is None:
-            return raw
-        # In a container the driver names what runs there, our own worker, and nobody else.
-        named = [p for p in device.processes or () if p.used_bytes is not None]
-        if any(self._ledger.holder_of(p.pid) is None for p in named):
-            return raw  # the driver keeps accounts: its word counts
-        self._llm_unheard = known is None or known.error is not None
-        if known is None or not known.vram_bytes:
-            return raw
-        name = self.config.main_llm_processes[0] if self.config.main_llm_processes else "llm"
-        unnamed = device.reserved_bytes - sum(p.used_bytes or 0 for p in named)
-        held = min(known.vram_bytes, max(0, unnamed))
-        row = GpuProcess(0, f"{name} (by its server's word)", held)
-        told = replace(device, processes=(*(device.processes or ()), row))
-        return replace(raw, devices=tuple(told if d is device else d for d in raw.devices))
+        told, self._llm_unheard = with_servers_word(raw, known, self.config, self._ledger)
+        return told
 
     def _learn(self, snapshot: MemorySnapshot) -> None:
         """Remember the LLM's peak; with ``auto`` its reservation follows."""
@@ -348,52 +335,6 @@ class GPUMemoryManager:
                 self._subscribers.remove(callback)
 
         return unsubscribe
-
-    def _with_ours(self, raw: MemorySnapshot) -> MemorySnapshot:
-        """Fill in what only we know: our allocators' use, and on a simulated rig our models."""
-        if not len(self._ledger):
-            return raw
-        return replace(raw, devices=tuple(self._own_share(device) for device in raw.devices))
-
-    def _own_share(self, device: DeviceMemory) -> DeviceMemory:
-        if device.source == "simulated":
-            return self._simulated_share(device)
-        processes: list[GpuProcess] = []
-        idle = 0
-        for process in device.processes or ():
-            holder = self._ledger.holder_of(process.pid)
-            memory = self._ledger.holder_memory(holder) if holder is not None else None
-            reserved, active = memory.by_index.get(device.index, (0, 0)) if memory else (0, 0)
-            if process.used_bytes is not None and reserved > active:
-                unused = min(reserved - active, process.used_bytes)
-                process = replace(process, active_bytes=process.used_bytes - unused)
-                idle += unused
-            processes.append(process)
-        if not idle:
-            return device
-        return replace(
-            device,
-            processes=tuple(processes),
-            allocated_bytes=max(0, device.allocated_bytes - idle),
-        )
-
-    def _simulated_share(self, device: DeviceMemory) -> DeviceMemory:
-        held: list[GpuProcess] = []
-        for holder in sorted(self._ledger.holders_on(device.uuid)):
-            memory = self._ledger.holder_memory(holder)
-            size = self._ledger.landed_bytes(device.uuid, holder)
-            if memory is not None and size:
-                held.append(GpuProcess(memory.pid, holder, size))
-        ours = sum(p.used_bytes or 0 for p in held)
-        if not ours:
-            return device
-        ours = min(ours, device.free_bytes)
-        return replace(
-            device,
-            free_bytes=device.free_bytes - ours,
-            allocated_bytes=device.allocated_bytes + ours,
-            processes=(*(device.processes or ()), *held),
-        )
 
     # The guide's API: each answers at once, from the newest reading
 
