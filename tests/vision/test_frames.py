@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bot.settings import CaptureSettings
 from bot.vision import frames
 from bot.vision.frames import Frame, FrameSource, SourceError
-from bot.vision.sources import open_source
+from bot.vision.sources import container, open_source, video
 from bot.vision.sources.images import load_image
 from bot.vision.sources.stream import StreamSource
 from tests.vision.screen import Screen
@@ -133,7 +133,7 @@ def test_a_picture_is_measured_before_it_is_decoded(
 def test_a_video_is_measured_before_it_is_decoded(
     video_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(container, "MAX_PIXELS", 1000)
     with pytest.raises(SourceError, match="too many"):
         open_source(capture(source="video", path=str(video_file)))
 
@@ -147,8 +147,8 @@ def test_a_video_that_grows_under_way_is_not_decoded_further(
             Image.new("RGB", size).save(file, "JPEG")
     sizes: list[int] = []
     took = frames.Decoded
-    monkeypatch.setattr(frames, "Decoded", lambda f: (sizes.append(f.width), took(f))[1])
-    monkeypatch.setattr(frames, "MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr(video, "Decoded", lambda f: (sizes.append(f.width), took(f))[1])
+    monkeypatch.setattr(container, "MAX_PIXELS", 100 * 100)
     source = open_source(capture(source="video", path=str(film)))
     with pytest.raises(SourceError, match="can't be read further"):
         take_all(source)
