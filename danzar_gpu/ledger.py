@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -296,8 +296,9 @@ class Ledger:
     def holder_memory(self, holder: str) -> HolderMemory | None:
         return self._holders.get(holder)
 
-    def holders_on(self, uuid: str) -> set[str]:
-        return {r.holder for r in self if r.occupies(uuid)}
+    def holders_on(self, uuid: str) -> Collection[str]:
+        """Who has leases on a card, or on their way there; each without a name counts by itself."""
+        return self.tally(uuid).leased.keys()
 
     def leased_bytes(self, uuid: str, holder: str | None = None) -> int:
         """What is promised to leases on a card: models, and a context for each holder."""

@@ -74,7 +74,8 @@ class DanzarPolicy(PolicyBase):
                 continue
             guard = self._guards.setdefault(holder, ContextGuard())
             now = self.desk.now
-            why = guard.due(contexts, self._admission.rooms(now), self.desk.config, now)
+            rooms = self._admission.rooms(now) if contexts else {}
+            why = guard.due(contexts, rooms, self.desk.config, now)
             if why is not None:
                 self._restart(holder, why)
         if watched:
