@@ -18,7 +18,6 @@ from bot.vision.reports import FrameReport, PipelineCounts
 from bot.vision.worker.capture import Capture
 from bot.vision.worker.devices import (
     CPU,
-    Place,
     give_back,
     is_out_of_memory,
     is_poisoned,
@@ -101,8 +100,6 @@ class _Task:
     wanted: list[int]
     prepared: Sequence[Future[Any] | None]
     """The same frames as the model takes them, of those that somebody makes meanwhile."""
-    place: Place
-    """Where they can be used."""
 
 
 class Analysis:
@@ -329,13 +326,14 @@ class Analysis:
             if seat := self._seats.get(name):
                 wanted = self._wanted(seat, batch, capture)
                 prepared: list[Future[Any] | None] = [None] * len(wanted)
-                if isinstance(seat.model, Prepares):
+                # A card takes frames as they are; whoever falls from it in between does not.
+                if isinstance(seat.model, Prepares) and not seat.model.place.on_card:
                     for n, i in enumerate(wanted):
                         # Nothing else could be done while the very first is made.
                         if computing or n > 0:
                             image = batch[i].frame.image
                             prepared[n] = self._aside.submit(seat.model.prepare, image)
-                tasks.append(_Task(seat, wanted, prepared, seat.model.place))
+                tasks.append(_Task(seat, wanted, prepared))
                 computing = computing or bool(wanted)
         return tasks
 
@@ -363,9 +361,7 @@ class Analysis:
             chosen = wanted[start : start + max(1, seat.model.batch_size)]
             began = time.perf_counter()
             images = [batch[i].frame.image for i in chosen]
-            here = seat.model.place == task.place
-            prepared = task.prepared[start : start + len(chosen)] if here else ()
-            found = self._compute(seat, images, prepared)
+            found = self._compute(seat, images, task.prepared[start : start + len(chosen)])
             start += len(chosen)
             if found is None:
                 continue
