@@ -634,7 +634,8 @@ class GPUMemoryManager:
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None:
         """For leases: the holder has arrived."""
-        lease.revoked.clear()
+        if not lease.released:
+            lease.revoked.clear()
         if (record := self._ledger.get(lease.lease_id)) is not None:
             if record.uuid != record.target_uuid:
                 self._leaves(record)

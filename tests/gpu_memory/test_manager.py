@@ -174,6 +174,17 @@ async def test_whoever_releases_a_lease_wakes_its_holder() -> None:
         assert lease.target is None
 
 
+async def test_who_arrives_when_its_lease_is_gone_is_not_told_that_it_has_one() -> None:
+    async with Rig() as rig:
+        lease = await rig.manager.acquire("yolo", Footprint.of_gb(1.0), holder="worker")
+        rig.manager.offload("yolo", "by hand")
+        assert lease.revoked.is_set()
+        rig.manager.holder_gone("worker", "killed")
+        lease.moved()
+        assert lease.released
+        assert lease.revoked.is_set()
+
+
 async def test_a_waiting_request_gets_the_card_when_room_appears() -> None:
     async with Rig(Card("A", programs={"x": 11.9}), Card("B", programs={"game.exe": 11.5})) as rig:
         task = asyncio.create_task(rig.manager.acquire("yolo", Footprint.of_gb(1.0), policy="wait"))

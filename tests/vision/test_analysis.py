@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from bot.vision.frames import Frame
+from bot.vision.worker import analysis
 from bot.vision.worker.analysis import REPORTS_AHEAD, WAIT_SECONDS
 from bot.vision.worker.devices import Place
 from bot.vision.worker.inbox import Captured, Inbox
@@ -160,6 +163,52 @@ def test_what_was_prepared_for_the_card_is_not_used_on_the_cpu() -> None:
     on_the_cpu = [n for where, batch in clip.batches for n in batch if where == "cpu"]
     assert on_the_cpu == DISTINCT[first:]
     assert all("clip" in report.devices for report in bench.reports)
+
+
+def test_a_single_picture_is_prepared_for_clip_while_yolo_computes() -> None:
+    clip = PreparingModel("clip", batch_size=1)
+    yolo = PreparingModel(batch_size=1, gate=clip.began)
+    with Bench(ScriptedSource([70], live=True), yolo, clip, every_frame=False) as bench:
+        (told,) = bench.wait_for(Reported)
+    assert set(told.report.devices) == {"yolo", "clip"}
+    assert not yolo.began.is_set(), "nothing could be done while it waited for another thread"
+
+
+pictures: list[weakref.ref[np.ndarray]] = []
+
+
+class Remembered(ScriptedSource):
+    """Knows which of its pictures somebody still has."""
+
+    def grab(self, not_before: float | None = None) -> Frame | None:
+        frame = super().grab(not_before)
+        if frame is not None:
+            pictures.append(weakref.ref(frame.image))
+        return frame
+
+
+@pytest.mark.parametrize("midway", [True, False], ids=["stopped", "at its end"])
+def test_what_a_films_frames_took_goes_back_once_they_are_let_go(
+    midway: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = []
+    monkeypatch.setattr(
+        analysis,
+        "return_freed_memory",
+        lambda: alive.append(sum(picture() is not None for picture in pictures)),
+    )
+    pictures.clear()
+    yolo = ScriptedModel(batch_size=4, seconds=0.05)
+    with Bench(Remembered(DISTINCT), yolo) as bench:
+        bench.wait_for(Reported if midway else SourceEnded)
+        if midway:
+            bench.capture.stop()
+            bench.analysis.watch(None)
+        deadline = time.monotonic() + 10
+        while not alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (len(pictures) < len(DISTINCT)) == midway
+    assert alive == [1], "the newest, which people may ask for"
 
 
 def test_clip_keeps_its_rate_in_the_time_of_the_film() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bot.vision.worker import contexts, environment
+from bot.vision.worker import contexts, devices, environment
 from bot.vision.worker.devices import PlaceError, bare_uuid, held, resolve
 from bot.vision.worker.protocol import Destination
 
@@ -114,7 +115,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
 def test_frames_take_the_memory_of_those_before_them_until_it_is_returned() -> None:
     program = [sys.executable, "-c", FRAMES]
     shown = subprocess.run(program, capture_output=True, text=True, check=True)
@@ -123,6 +124,22 @@ def test_frames_take_the_memory_of_those_before_them_until_it_is_returned() -> N
     assert found["faults"] < 20, found
     assert found["kept"] > found["full"] - 20, found
     assert found["returned"] < found["kept"] - 30, found
+
+
+def test_whoever_gives_back_returns_the_hosts_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    returned: list[bool] = []
+    monkeypatch.setattr(devices, "return_freed_memory", lambda: returned.append(True))
+    devices.give_back()
+    assert returned == [True]
+
+
+def test_without_glibc_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: None) -> None:
+        raise OSError("a program without a dynamic loader")
+
+    monkeypatch.setattr(environment.ctypes, "CDLL", none)
+    environment.keep_freed_memory()
+    environment.return_freed_memory()
 
 
 class FakeCuda:

@@ -23,6 +23,7 @@ from bot.vision.worker.devices import (
     is_poisoned,
     tried_bytes,
 )
+from bot.vision.worker.environment import return_freed_memory
 from bot.vision.worker.inbox import Captured
 from bot.vision.worker.models import Prepares, VisionModel
 from bot.vision.worker.pace import Pace
@@ -120,6 +121,7 @@ class Analysis:
         self._frame_seconds = TOGETHER_SECONDS
         """What a frame took when models last computed, all of them together."""
         self._credit = threading.Semaphore(REPORTS_AHEAD)
+        self._resting = True
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._aside = ThreadPoolExecutor(1, "prepare")
@@ -162,6 +164,7 @@ class Analysis:
         with self.lock:
             if self._capture is not None:
                 self._counts = self._capture.inbox.counted(self._counts)
+                self._capture.inbox.discard()
             self._capture = capture
             self._pace = Pace(capture.order) if capture is not None else None
             for seat in self._seats.values():
@@ -240,20 +243,18 @@ class Analysis:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            capture = self._capture
+            capture, batch = self._capture, list[Captured]()  # the last frames are let go
             if capture is None:
-                self._wake.wait(WAIT_SECONDS)
-                self._wake.clear()
+                self._rest()
                 continue
             # Who returns looks at what woke it, unless a newer frame is there.
             batch = capture.inbox.take(self._most(capture), WAIT_SECONDS) or self._missed()[-1:]
             if not batch:
                 self._end_if_over(capture)
                 if capture.inbox.closed:
-                    # Nothing more will come of this order; another one wakes us.
-                    self._wake.wait(WAIT_SECONDS)
-                    self._wake.clear()
+                    self._rest()
                 continue
+            self._resting = False
             try:
                 self._deal_with(batch, capture)
             except Stuck as error:
@@ -270,6 +271,14 @@ class Analysis:
                     return
             else:
                 failures = 0
+
+    def _rest(self) -> None:
+        """Wait for another order; what the frames of the last one took goes back to the system."""
+        if not self._resting:
+            self._resting = True
+            return_freed_memory()
+        self._wake.wait(WAIT_SECONDS)
+        self._wake.clear()
 
     def _most(self, capture: Capture) -> int:
         """How many of the frames that wait are dealt with at once."""
@@ -370,6 +379,9 @@ class Analysis:
                 answers[i] = answer
                 results[i].milliseconds[seat.name] = each
                 results[i].devices[seat.name] = seat.shown_device
+        for prepared in task.prepared[start:]:
+            if prepared is not None:
+                prepared.cancel()  # the model was taken out
         for i, captured in enumerate(batch):
             if i in answers:
                 seat.answer, seat.content = answers[i], captured.content

@@ -69,7 +69,7 @@ class Detector(HybridModel[YoloSpec, "TorchYolo"]):
 
     def prepare(self, image: np.ndarray) -> Any:
         """The image in the shape of OpenVINO's network, and how it lies there."""
-        if self._network is None:
+        if self._network is None or not self._wanted:
             return image
         height, width = image.shape[:2]
         place = fit(height, width, self._image_size, self._stride, square=False)

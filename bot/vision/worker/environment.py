@@ -112,7 +112,10 @@ def _glibc() -> ctypes.CDLL | None:
     """``None`` where another C library is in its place."""
     if not sys.platform.startswith("linux"):
         return None
-    libc = ctypes.CDLL(None)
+    try:
+        libc = ctypes.CDLL(None)
+    except OSError:
+        return None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 

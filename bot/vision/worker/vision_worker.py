@@ -27,7 +27,6 @@ from bot.vision.worker.devices import (
     resolve,
     tried_bytes,
 )
-from bot.vision.worker.environment import return_freed_memory
 from bot.vision.worker.models import ModelError, Sizes, VisionModel, try_out
 from bot.vision.worker.protocol import (
     CallOff,
@@ -332,7 +331,6 @@ class VisionWorker:
         if capture is not None:
             capture.stop()
             self._analysis.watch(None)
-            return_freed_memory()
 
     def _picture(self) -> tuple[Reply, bytes]:
         self._analysis.catch_up(CATCH_UP_SECONDS)
