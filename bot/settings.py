@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -121,6 +122,15 @@ class CaptureSettings(Section):
             key = {"region": "region", "stream": "url"}.get(self.source, "path")
             raise ValueError(f"source: {self.source} needs capture.{key}")
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _port(cls, url: str | None) -> str | None:
+        try:
+            _ = urlsplit(url).port if url is not None else None
+        except ValueError:
+            raise ValueError("the address must have a port from 0 to 65535, or none") from None
+        return url
 
     @field_validator("listen")
     @classmethod

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from bot.exits import Exit
@@ -82,6 +83,14 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
     if source in ("screen", "scene", "auto"):
         return configured.model_copy(update={"source": source})
     if "://" in source and urlsplit(source).scheme != "file":
+        try:
+            CaptureSettings(source="stream", url=source)
+        except ValidationError:
+            # Its words would show the address, and with it a password.
+            raise UsageError(
+                "--source takes an address such as rtsp://camera:554/1 (rtsp, rtmp, udp, rtp, "
+                "http(s)); this one has another scheme, no host or no possible port"
+            ) from None
         return configured.model_copy(update={"source": "stream", "url": source})
     path = Path(source.removeprefix("file://")).expanduser()
     if path.is_dir():

@@ -58,7 +58,7 @@ class Choices:
         if device.startswith("cuda:") and device not in known:
             raise ValueError(f"there is no {device} here, only {', '.join(known) or 'the CPU'}")
         self._choose(VISION_DEVICE, device, who)
-        self._manager.decided(f"{who} prefers {device} for vision")
+        self._manager.decided(f"{who} chose {device} for vision")
 
     def offload(self, name: str, who: str) -> None:
         """Send a model to the CPU until ``restore``."""

@@ -370,6 +370,10 @@ except SettingsError as error:
         ('yolo:\n  model_path: "a\\0b"\n', "game.yaml:2: yolo.model_path: must be a text that"),
         ('discord:\n  prefix: " !"\n', "game.yaml:2: discord.prefix: must be a text that"),
         (
+            "capture:\n  source: stream\n  url: rtsp://camera:99999/1\n",
+            "game.yaml:3: capture.url: the address must have a port from 0 to 65535",
+        ),
+        (
             "capture:\n  source: stream\n  url: file:///etc/passwd\n",
             "game.yaml:3: capture.url: must be an address such as rtsp://camera/1",
         ),
@@ -539,6 +543,7 @@ def test_a_file_that_belongs_to_somebody_else_is_named() -> None:
 def test_a_refused_address_keeps_its_password_to_itself() -> None:
     for text in (
         "capture: {source: stream, url: 'ftp://ada:s3cret@camera/1'}",
+        "capture: {source: stream, url: 'rtsp://ada:s3cret@camera:99999/1'}",
         "gpu_memory: {main_llm_endpoint: 'ftp://ada:s3cr@et@llm'}",
         "gpu_memory: {main_llm_endpoint: 'http://ada:s3cret@llm:0'}",
         "capture: {source: 'rtsp://ada:s3cret@camera/1'}",

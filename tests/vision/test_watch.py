@@ -255,6 +255,15 @@ def test_sources_by_word_path_and_address(tmp_path: Path, video_file: Path) -> N
     assert chosen("rtsp://camera/1") == ("stream", "rtsp://camera/1")
 
 
+@pytest.mark.parametrize(
+    "source", ["ftp://ada:s3cret@camera/1", "rtsp://", "rtsp://ada:s3cret@camera:99999/1"]
+)
+def test_an_address_that_can_not_be_watched_is_refused_before_the_start(source: str) -> None:
+    with pytest.raises(watch.UsageError, match="--source takes an address such as") as refused:
+        watch.capture_settings(CaptureSettings(), source)
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("frames", ["0", "-3", "many"])
 def test_the_number_of_frames_is_positive(frames: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
