@@ -634,9 +634,8 @@ class GPUMemoryManager:
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None:
         """For leases: the holder has arrived."""
-        if not lease.released:
-            lease.revoked.clear()
         if (record := self._ledger.get(lease.lease_id)) is not None:
+            lease.revoked.clear()
             if record.uuid != record.target_uuid:
                 self._leaves(record)
             self._admission.landed(record, self._clock(), held_bytes)

@@ -9,7 +9,7 @@ from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot
 
 
 def with_ours(raw: MemorySnapshot, ledger: Ledger) -> MemorySnapshot:
-    """Fill in what only we know: our allocators' use, and on a simulated rig our models."""
+    """A reading with that filled in."""
     if not len(ledger):
         return raw
     return replace(raw, devices=tuple(_own_share(device, ledger) for device in raw.devices))
