@@ -222,13 +222,13 @@ class Now(Collector):
         manager = self._context.gpu_memory_manager
         leases = GaugeMetricFamily(
             "danzar_lease_bytes",
-            "What each model was granted on its device",
+            "What each model was granted on its device, without the CUDA context that ours share",
             labels=("model", "device"),
         )
         granted: dict[tuple[str, str], int] = {}
         for lease in manager.leases:
             key = (lease.name, lease.device)
-            granted[key] = granted.get(key, 0) + lease.need.total_bytes
+            granted[key] = granted.get(key, 0) + lease.need.model_bytes
         for key, size in granted.items():
             leases.add_metric(key, size)
         yield leases

@@ -71,9 +71,9 @@ class ModelProfile:
     device_name: str
     """``RTX 4070``, or ``CPU``; empty where a model of the configuration never ran."""
     predicted_bytes: int | None
-    """What was expected before it was ever measured, the CUDA context included."""
+    """What was expected before it was ever measured; sizes are without the CUDA context."""
     measured_bytes: int | None
-    """What admission uses now: a high percentile of what was measured, with the context."""
+    """What admission uses now: a high percentile of what was measured."""
     measurements: int
     """How often it was measured there."""
     fell_bytes: int | None
@@ -169,7 +169,7 @@ def _profile(
         service=service.service if service else "",
         device_name=device_name,
         predicted_bytes=predicted,
-        measured_bytes=need.total_bytes if need is not None else None,
+        measured_bytes=need.model_bytes if need is not None else None,
         measurements=len(measured) - len(falls),
         fell_bytes=falls[-1].footprint.model_bytes if falls else None,
         load=_timing(moves, "load"),
@@ -283,7 +283,7 @@ def configured_models(settings: Settings) -> tuple[list[Configured], list[str]]:
         except FileRefused as error:
             troubles.append(f"{service.title}: {error}")
         else:
-            found.append(Configured(service.name, plan.model, plan.need.total_bytes))
+            found.append(Configured(service.name, plan.model, plan.need.model_bytes))
     return found, troubles
 
 

@@ -33,7 +33,6 @@ from danzar_gpu.simulate import (
     play,
     policy_named,
 )
-from danzar_gpu.simulate.policies import CONTEXT_BYTES
 from danzar_gpu.simulate.recorded import Known, Recording, TooLittle, trace_of
 from danzar_gpu.simulate.writing import as_yaml
 
@@ -189,7 +188,7 @@ def _known(settings: Settings) -> list[Known]:
         Known(
             found.model,
             priorities.get(found.service, 0),
-            found.predicted_bytes - CONTEXT_BYTES if found.predicted_bytes else None,
+            found.predicted_bytes,
         )
         for found in configured
     ]

@@ -12,6 +12,7 @@ from discord.ext import commands
 from bot.identity import LICENCE, source_url, version
 from cogs import texts
 from cogs.embeds import FIELD_CHARACTERS, NEUTRAL, plain, shortened
+from cogs.usage import explained, usage
 from danzar_gpu.report import age_text
 
 if TYPE_CHECKING:
@@ -70,21 +71,12 @@ class Help(commands.HelpCommand):
     def prefix(self) -> str:
         return self.context.clean_prefix
 
-    def text(self, command: commands.Command[Any, ..., Any]) -> str:
-        """A command's help with the prefix that is in use here."""
-        return (command.help or command.brief or "").replace("{prefix}", self.prefix)
-
     def line(self, command: commands.Command[Any, ..., Any]) -> str:
         return texts.HELP_LINE.format(
-            command=self.usage(command),
+            command=usage(command, self.prefix),
             brief=command.brief or "",
             lock=texts.HELP_LOCK if command.checks else "",
         ).rstrip()
-
-    def usage(self, command: commands.Command[Any, ..., Any]) -> str:
-        """What to type; one of several words as ``<all|important>``."""
-        signature = f" {command.signature}".rstrip().replace('"', "")
-        return f"{self.prefix}{command.qualified_name}{signature}"
 
     def lines(self, command: commands.Command[Any, ..., Any]) -> list[str]:
         """A command, or the commands of a group; of a group in it no more than the names."""
@@ -118,11 +110,13 @@ class Help(commands.HelpCommand):
 
     async def send_group_help(self, group: commands.Group[Any, ..., Any], /) -> None:
         await self._send(
-            f"{self.prefix}{group.qualified_name}", self.text(group), self.lines(group)
+            f"{self.prefix}{group.qualified_name}",
+            explained(group, self.prefix),
+            self.lines(group),
         )
 
     async def send_command_help(self, command: commands.Command[Any, ..., Any], /) -> None:
-        await self._send(self.usage(command), self.text(command), [])
+        await self._send(usage(command, self.prefix), explained(command, self.prefix), [])
 
     async def _send(self, title: str, text: str, lines: list[str]) -> None:
         embed = discord.Embed(

@@ -49,20 +49,16 @@ def controls() -> Callable[[T], T]:
     """Decorate a command that changes what Danzar does.
 
     Outside of a server nobody has permissions: only the bot's owner may control there.
+    The command raises ``MayNotControl`` for everybody else.
     """
 
     async def predicate(ctx: commands.Context[Any]) -> bool:
-        await require_control(ctx)
+        why = await refusal(ctx.bot, ctx.author, ctx.permissions)
+        if why is not None:
+            raise MayNotControl(why)
         return True
 
     return commands.check(predicate)
-
-
-async def require_control(ctx: commands.Context[Any]) -> None:
-    """Raises ``MayNotControl`` when whoever called may not change what Danzar does."""
-    why = await refusal(ctx.bot, ctx.author, ctx.permissions)
-    if why is not None:
-        raise MayNotControl(why)
 
 
 async def refusal(

@@ -33,6 +33,7 @@ from cogs import texts
 from cogs.access import MayNotControl
 from cogs.embeds import plain, sentence, shortened
 from cogs.host import prefix_of
+from cogs.usage import Misuse, example, usage
 from danzar_gpu import AdmissionRefused
 from danzar_gpu.probes import ProbeError
 
@@ -187,13 +188,36 @@ def _bad_input(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | 
     if not isinstance(error, commands.UserInputError):
         return None
     name = ctx.command.qualified_name if ctx.command else ""
-    if isinstance(error, commands.TooManyArguments):
-        what = texts.TOO_MUCH
-    elif isinstance(error, commands.MissingRequiredArgument):
-        what = texts.MISSING.format(name=error.param.name)
+    if isinstance(error, Misuse):
+        what = sentence(shortened(str(error), 500), ctx.clean_prefix)
     else:
-        what = sentence(shortened(str(error), 500), ctx.clean_prefix) or texts.UNREADABLE
+        what = _unparsed(error, ctx)
     return texts.SEE_HELP.format(what=what, prefix=ctx.clean_prefix, command=name)
+
+
+def _unparsed(error: commands.UserInputError, ctx: commands.Context[DanzarBot]) -> str:
+    """What discord.py could not make sense of, in words for people instead of its own."""
+    word = plain(shortened(ctx.current_argument or "", 40))
+    if isinstance(error, commands.ArgumentParsingError):
+        return texts.QUOTES
+    if isinstance(error, commands.BadLiteralArgument):
+        return texts.NOT_ONE_OF.format(word=word, choices=", ".join(map(str, error.literals)))
+    if isinstance(error, commands.ChannelNotFound):
+        return texts.NO_CHANNEL.format(word=word)
+    if isinstance(error, commands.RoleNotFound):
+        return texts.NO_ROLE.format(word=word)
+    if isinstance(error, commands.TooManyArguments):
+        rest = ctx.view.buffer[ctx.view.index :].strip()
+        wrong = texts.NOT_UNDERSTOOD.format(word=plain(shortened(rest, 40)))
+    elif isinstance(error, commands.MissingRequiredArgument):
+        wrong = texts.MISSING.format(name=error.param.name)
+    else:
+        wrong = texts.NOT_UNDERSTOOD.format(word=word)
+    if ctx.command is None:
+        return wrong
+    written = usage(ctx.command, ctx.clean_prefix)
+    sample = example(ctx.command, ctx.clean_prefix)
+    return texts.WRITE.format(wrong=wrong, usage=written, example=sample)
 
 
 def _known(error: BaseException, ctx: commands.Context[DanzarBot]) -> str | None:

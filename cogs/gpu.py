@@ -15,7 +15,7 @@ from cogs import autocomplete, texts
 from cogs.access import button_refusal, controls
 from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from cogs.gpu_parts.alerts import AlertDesk, Listener, duration, level_words
-from cogs.gpu_parts.control import Action, Control
+from cogs.gpu_parts.control import Action, Control, names_card
 from cogs.gpu_parts.dashboard import Dashboard
 from cogs.gpu_parts.holders import fit_embed, models_embed, process_pages
 from cogs.gpu_parts.pictures import DEFAULT_SPAN, SPANS, PictureFailed, Pictures
@@ -25,6 +25,7 @@ from cogs.gpu_parts.status import Reading, StatusView, footer, status_embed, tak
 from cogs.host import host_of
 from cogs.pages import Confirm, Pages
 from cogs.standing import ChannelGone
+from cogs.usage import Misuse
 from danzar_gpu import report
 from danzar_gpu.alerts import Level
 
@@ -147,7 +148,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         context = self.host.context
         if context is None:
-            raise commands.BadArgument(texts.PROFILE_ELSEWHERE.format(prefix=ctx.clean_prefix))
+            raise Misuse(texts.PROFILE_ELSEWHERE.format(prefix=ctx.clean_prefix))
         from bot.profile import profiles
 
         async with ctx.typing():
@@ -185,11 +186,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         span = span.lower()
         if span not in SPANS:
-            if card is not None:
+            if card is not None or not names_card(span):
                 known = ", ".join(SPANS)
-                raise commands.BadArgument(
-                    texts.HISTORY_NO_SPAN.format(span=shortened(span, 20), known=known)
-                )
+                raise Misuse(texts.HISTORY_NO_SPAN.format(span=shortened(span, 20), known=known))
             span, card = DEFAULT_SPAN, span
         index = None if card is None else int(self.control.card_named(card).removeprefix("cuda:"))
         async with ctx.typing():
@@ -375,7 +374,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
         """
         context = self.host.context
         if context is None:
-            raise commands.BadArgument(texts.RELOAD_ELSEWHERE)
+            raise Misuse(texts.RELOAD_ELSEWHERE)
         from bot.reload import reload
         from bot.settings import SettingsError
 
@@ -514,7 +513,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             panel = await self.dashboard.open(where.id)
         except ChannelGone:
             await self.dashboard.close(where.id)
-            raise commands.BadArgument(texts.CHANNEL_UNSEEN) from None
+            raise Misuse(texts.CHANNEL_UNSEEN) from None
         if panel.message.trouble:
             reason = sentence(panel.message.trouble, self.host.prefix)
             text = texts.PANEL_NOT_YET.format(reason=reason)
@@ -556,7 +555,7 @@ class GpuCommands(commands.Cog, name="GPU memory"):
     def _listener(self, ctx: Context) -> Listener:
         listener = self.alert_desk.listeners.get(ctx.channel.id)
         if listener is None:
-            raise commands.BadArgument(texts.ALERTS_NOT_HERE.format(prefix=ctx.clean_prefix))
+            raise Misuse(texts.ALERTS_NOT_HERE.format(prefix=ctx.clean_prefix))
         return listener
 
     @staticmethod
@@ -566,9 +565,9 @@ class GpuCommands(commands.Cog, name="GPU memory"):
             return
         member = ctx.author
         if not isinstance(member, discord.Member) or channel.guild.id != member.guild.id:
-            raise commands.BadArgument(texts.CHANNEL_ELSEWHERE)
+            raise Misuse(texts.CHANNEL_ELSEWHERE)
         if not channel.permissions_for(member).send_messages:
-            raise commands.BadArgument(texts.CHANNEL_NOT_YOURS)
+            raise Misuse(texts.CHANNEL_NOT_YOURS)
 
 
 async def setup(bot: commands.Bot) -> None:

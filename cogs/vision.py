@@ -22,10 +22,11 @@ from bot.vision.reports import FrameReport
 from bot.vision.timeline import Timeline
 from bot.vision.watches import SUSTAIN_SECONDS, TooManyWatches, Watch, WatchDesk
 from cogs import autocomplete, texts
-from cogs.access import controls, require_control
+from cogs.access import controls
 from cogs.embeds import NEUTRAL, fitted, plain, sentence, shortened
 from cogs.errors import in_our_words
 from cogs.host import NothingToShow, host_of
+from cogs.usage import Misuse
 from cogs.vision_alerts import WatchAlerts
 from cogs.vision_embeds import (
     ask_embed,
@@ -170,7 +171,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         phrase = phrase_of(question)
         if not phrase:
-            raise commands.BadArgument(texts.ASK_NOTHING.format(prefix=ctx.clean_prefix))
+            raise Misuse(texts.ASK_NOTHING.format(prefix=ctx.clean_prefix))
         scoring = asyncio.ensure_future(self.pipeline.score((phrase,)))
         await asyncio.wait({scoring}, timeout=SLOW_SECONDS)
         waiting = None
@@ -221,7 +222,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         known = folded.get(name.strip().strip("\"'").casefold())
         if known is None:
             there_are = ", ".join(sorted(profiles))
-            raise commands.BadArgument(texts.NO_PROFILE.format(name=name, known=there_are))
+            raise Misuse(texts.NO_PROFILE.format(name=name, known=there_are))
         await self._choose(ctx, profiles[known])
 
     @concepts.command(name="set", brief="Use other phrases")
@@ -236,13 +237,13 @@ class VisionCommands(commands.Cog, name="Vision"):
         given = (" ".join(phrase.split()).strip("\"'") for phrase in phrases.split(";"))
         wanted = tuple(dict.fromkeys(filter(None, given)))
         if len(wanted) < 2:
-            raise commands.BadArgument(texts.TOO_FEW_PHRASES)
+            raise Misuse(texts.TOO_FEW_PHRASES)
         if len(wanted) > MOST_PHRASES:
             wrong = texts.TOO_MANY_PHRASES.format(count=len(wanted), most=MOST_PHRASES)
-            raise commands.BadArgument(wrong)
+            raise Misuse(wrong)
         if long := next((phrase for phrase in wanted if len(phrase) > MAX_CHARACTERS), None):
             shown = shortened(long, 40)
-            raise commands.BadArgument(texts.LONG_PHRASE.format(phrase=shown, most=MAX_CHARACTERS))
+            raise Misuse(texts.LONG_PHRASE.format(phrase=shown, most=MAX_CHARACTERS))
         await self._choose(ctx, wanted)
 
     @concepts.command(name="reset", brief="Back to the configuration's phrases")
@@ -276,6 +277,7 @@ class VisionCommands(commands.Cog, name="Vision"):
     @app_commands.describe(what="A phrase such as low health, or a class such as boss")
     @app_commands.autocomplete(what=autocomplete.watchable)
     @commands.cooldown(3, 10, commands.BucketType.user)
+    @controls()
     async def watch(self, ctx: commands.Context[DanzarBot], *, what: str) -> None:
         """Tells this channel when a phrase or a class appears.
 
@@ -284,11 +286,10 @@ class VisionCommands(commands.Cog, name="Vision"):
         Example: `{prefix}vision watch "low health"`
         """
         what = " ".join(what.split()).strip("\"'“”")
-        await require_control(ctx)
         # A slash command is called `watch add`; who types may write that, too.
         what = what.removeprefix("add ").strip("\"'“”")[:MAX_CHARACTERS]
         if not what:
-            raise commands.BadArgument(texts.WATCH_EMPTY)
+            raise Misuse(texts.WATCH_EMPTY)
         watch, answer = self._add_watch(ctx, what)
         await self._keep(watch)
         await ctx.send(answer, ephemeral=True)
@@ -308,7 +309,7 @@ class VisionCommands(commands.Cog, name="Vision"):
                 author_id=ctx.author.id,
             )
         except TooManyWatches as error:
-            raise commands.BadArgument(str(error)) from error
+            raise Misuse(str(error)) from error
         if watch.number in before:
             return watch, texts.WATCH_ADDED_ALREADY.format(number=watch.number)
         log.info("%s (%d) watches for %r", ctx.author, ctx.author.id, watch.what)
@@ -374,9 +375,7 @@ class VisionCommands(commands.Cog, name="Vision"):
         """
         watch = next((w for w in self._watches_of(ctx) if w.number == number), None)
         if watch is None:
-            raise commands.BadArgument(
-                texts.WATCH_UNKNOWN.format(number=number, prefix=ctx.clean_prefix)
-            )
+            raise Misuse(texts.WATCH_UNKNOWN.format(number=number, prefix=ctx.clean_prefix))
         del self.desk.watches[number]
         self.alerts.forget(watch)
         await self.host.chats.remove(WATCHES, str(number))

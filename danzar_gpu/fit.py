@@ -22,6 +22,8 @@ class CardFit:
     device: DeviceMemory
     problem: str | None
     """Why it does not fit as things are; ``None`` when it does."""
+    need_bytes: int
+    """What it would take there, the CUDA context that its holder lacks there included."""
     left_bytes: int
     """What could still be handed out there afterwards; negative when it does not fit."""
     must_leave: tuple[str, ...]
@@ -74,7 +76,7 @@ def fit(
             )
             records = (ledger.get(lease_id) for lease_id in alone.evictions)
             leavers = tuple(r.request.name for r in records if r is not None)
-        cards.append(CardFit(device, problem, room.available - want.need, leavers))
+        cards.append(CardFit(device, problem, want.need, room.available - want.need, leavers))
     placement = place(request, snapshot, ledger, config, now, outlook=outlook, may_evict=False)
     return Fit(placement, tuple(cards))
 

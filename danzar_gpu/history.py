@@ -73,7 +73,8 @@ class Measurement:
     device_name: str
     footprint: Footprint
     predicted_bytes: int | None = None
-    """What was expected before it was ever measured; ``None`` where nobody wrote it down."""
+    """What was expected before it was ever measured, without the CUDA context; ``None`` where
+    nobody wrote it down."""
     fell: bool = False
     """It ran out of memory there: ``footprint`` is what it would have needed, at least."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, KeysView, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -296,9 +296,13 @@ class Ledger:
     def holder_memory(self, holder: str) -> HolderMemory | None:
         return self._holders.get(holder)
 
-    def holders_on(self, uuid: str) -> Collection[str]:
+    def holders_on(self, uuid: str) -> KeysView[str]:
         """Who has leases on a card, or on their way there; each without a name counts by itself."""
         return self.tally(uuid).leased.keys()
+
+    def known_holders(self, uuid: str) -> Collection[str]:
+        """Who has leases on a card, and every process of ours that may hold a context there."""
+        return self.holders_on(uuid) | self._holders.keys()
 
     def leased_bytes(self, uuid: str, holder: str | None = None) -> int:
         """What is promised to leases on a card: models, and a context for each holder."""
@@ -387,7 +391,7 @@ class Ledger:
                 return process.used_bytes
         reserved, _ = memory.by_index.get(device.index, (0, 0))
         if not reserved:
-            return 0
+            return self.residue(holder, device.uuid)
         context = self._contexts.get((holder, device.uuid))
         if context is None:
             context = self.context_bytes(device.uuid, holder)

@@ -388,8 +388,13 @@ class GPUMemoryManager:
 
     def our_bytes(self, device: DeviceMemory) -> int:
         """What our own workers hold on a card, by the driver's word or their own."""
-        holders = self._ledger.holders_on(device.uuid)
+        holders = self._ledger.known_holders(device.uuid)
         return sum(self._ledger.held_bytes(device, holder) for holder in holders)
+
+    def context_bytes(self, device: DeviceMemory) -> int:
+        """What of that is CUDA contexts: one for a process, however many models it has there."""
+        holders = self._ledger.known_holders(device.uuid)
+        return sum(self._ledger.context_bytes(device.uuid, holder) for holder in holders)
 
     def rooms(self) -> dict[int, Room]:
         """Each card's arithmetic: what is promised, to whom, and what is left."""
@@ -562,7 +567,7 @@ class GPUMemoryManager:
             raise ValueError(f"{name} can't need less than nothing: {need}")
         predicted = need
         if model:
-            self._predicted[model] = need.total_bytes
+            self._predicted[model] = need.model_bytes
             need = self._recall(name, model, need)
         measured = bool(model) and self._book.expected(model) is not None
         request = Request(

@@ -69,9 +69,9 @@ def probability(log_odds: float) -> float:
 
 
 def certainty(probability: float) -> Certainty:
-    """How sure one may be: from 35% to 65% nothing can be said."""
+    """How sure one may be: from 35% to 65%, as people are shown it, nothing can be said."""
     for least, word in LIMITS:
-        if probability >= least:
+        if round(probability, 2) >= least:
             return word
     return "no"
 

@@ -81,6 +81,7 @@ class ServiceStatus:
     reason: str
     """Why it is there, or why it does not run; with what the model has to say."""
     predicted_bytes: int
+    """Without the CUDA context, which a process's models share; so is the next."""
     measured_bytes: int | None
     """What the model was measured to take on a card; ``None`` on the CPU."""
     progress: str
@@ -89,8 +90,6 @@ class ServiceStatus:
     frames: int
     idle_seconds: float | None = None
     """Since it last looked at a frame; ``None`` if it never did."""
-    expected_bytes: int | None = None
-    """What admission asks for: a high percentile of what was measured, at first the prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,6 @@ class ModelService(ABC):
         self._notes: tuple[str, ...] = ()
         self._progress = ""
         self._predicted: Footprint | None = None
-        self._expected: Footprint | None = None
         self._measured_bytes: int | None = None
         self._learned: Footprint | None = None
         self._key = ""
@@ -186,13 +184,12 @@ class ModelService(ABC):
             state=self._state,
             device=self._device,
             reason="; ".join(filter(None, (self._reason, *self._notes))),
-            predicted_bytes=self._predicted.total_bytes if self._predicted else 0,
+            predicted_bytes=self._predicted.model_bytes if self._predicted else 0,
             measured_bytes=self._measured_bytes,
             progress=self._progress,
             milliseconds_p50=statistics.median(self._milliseconds) if self._milliseconds else None,
             frames=self._frames,
             idle_seconds=None if self._ran_at is None else self._clock() - self._ran_at,
-            expected_bytes=self._expected.total_bytes if self._expected else None,
         )
 
     @property
@@ -430,13 +427,11 @@ class ModelService(ABC):
             # The CPU is not allowed: wait until a card has room.
             self._set("waiting", str(error))
             lease = await ask(policy="wait")
-        self._expected = lease.need
         lease.on_resized = self._resized
         return lease
 
     def _resized(self, need: Footprint) -> None:
         """The manager saw it take more than was leased."""
-        self._expected = need
         self._measured_bytes = need.model_bytes
 
     async def _load(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> None:
@@ -601,7 +596,6 @@ class ModelService(ABC):
             self._measured_bytes = self._learned.model_bytes
             lease.model = self._key
             lease.measured(self._learned)
-            self._expected = lease.need
         self._notes = (*((plan.note,) if plan.note else ()), *placed.notes)
         for note in placed.notes:
             log.warning("%s: %s", self.title, note)

@@ -13,6 +13,7 @@ from discord.ext import commands, tasks
 from cogs import texts
 from cogs.embeds import CALM, FAILED, TIGHT, fitted, sentence, shortened
 from cogs.standing import ChannelGone, Face, StandingMessage
+from cogs.usage import Misuse
 from danzar_gpu.alerts import (
     LEVELS,
     TIMINGS,
@@ -325,7 +326,7 @@ def level_words(level: Level) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds of ``90s``, ``30m``, ``2h``, ``1d``, or ``0``. Raises ``BadArgument``."""
+    """Seconds of ``90s``, ``30m``, ``2h``, ``1d``, or ``0``. Raises ``Misuse``."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     bare = text.strip().lower()
     if bare in ("0", "off"):
@@ -333,4 +334,4 @@ def duration(text: str) -> float:
     number, unit = bare[:-1], bare[-1:]
     if unit in units and number.isdecimal() and 0 < int(number) * units[unit] <= 30 * 86400:
         return float(int(number) * units[unit])
-    raise commands.BadArgument(texts.NO_DURATION.format(text=shortened(text, 20)))
+    raise Misuse(texts.NO_DURATION.format(text=shortened(text, 20)))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import discord
-from discord.ext import commands
 
+from bot.vision.service import CONTEXT_BYTES, HOLDER
 from cogs import texts
 from cogs.embeds import CALM, TIGHT, fitted, footing, plain, sentence, shortened
 from cogs.gpu_parts.faces import choice_words
+from cogs.usage import Misuse
 from danzar_gpu.choices import OFFLOAD
 from danzar_gpu.ledger import Footprint
 from danzar_gpu.memory import gib
@@ -22,6 +24,8 @@ from danzar_gpu.probes import ProbeError
 if TYPE_CHECKING:
     from cogs.host import Host
 
+SMALLEST_FIT_GB = 0.01
+MOST_GB = 1024.0
 MOVE_PATIENCE_SECONDS = 12.0
 LOOK_EVERY_SECONDS = 0.5
 RELEASE_SECONDS = 1.0
@@ -76,14 +80,12 @@ class Control:
     # What people write
 
     def model_named(self, name: str) -> str:
-        """One of our models. Raises ``BadArgument`` with those that there are."""
+        """One of our models. Raises ``Misuse`` with those that there are."""
         known = self.model_names()
         found = next((k for k in known if k.lower() == name.strip().lower()), None)
         if found is None:
             there = ", ".join(known) or texts.NONE_KNOWN
-            raise commands.BadArgument(
-                texts.NO_MODEL_NAMED.format(name=shortened(name, 40), known=there)
-            )
+            raise Misuse(texts.NO_MODEL_NAMED.format(name=shortened(name, 40), known=there))
         return found
 
     def model_names(self) -> list[str]:
@@ -95,19 +97,19 @@ class Control:
         return list(dict.fromkeys(names))
 
     def card_named(self, text: str) -> str:
-        """``cuda:1`` from ``cuda:1``, ``1`` or ``gpu 1``. Raises ``BadArgument``."""
-        bare = text.strip().lower().removeprefix("cuda:").removeprefix("gpu").strip()
+        """``cuda:1`` from ``cuda:1``, ``1`` or ``gpu 1``. Raises ``Misuse``."""
+        bare = _card_number(text)
         devices = self._manager.get_all_devices_memory_info()
         if not bare.isdecimal() or int(bare) not in devices:
             known = ", ".join(d.device for d in devices.values()) or texts.NONE_KNOWN
-            raise commands.BadArgument(
-                texts.NO_CARD_NAMED.format(name=shortened(text, 40), known=known)
-            )
+            raise Misuse(texts.NO_CARD_NAMED.format(name=shortened(text, 40), known=known))
         return f"cuda:{int(bare)}"
 
     def size_or_model(self, text: str) -> Wanted:
-        """``2.5``, ``2.5GB`` or the name of a model. Raises ``BadArgument``."""
+        """``2.5``, ``2.5GB`` or the name of a model. Raises ``Misuse``."""
         if (size := _gigabytes(text)) is not None:
+            if not SMALLEST_FIT_GB <= size <= MOST_GB:
+                raise Misuse(texts.NO_FIT_SIZE)
             return Wanted(texts.FIT_A_MODEL, Footprint.of_gb(size))
         name = self.model_named(text)
         lease = next((x for x in self._manager.leases if x.name == name), None)
@@ -117,17 +119,18 @@ class Control:
         service = self._host.vision.services.get(name) if self._host.vision is not None else None
         size_bytes = (service.measured_bytes or service.predicted_bytes) if service else 0
         if not size_bytes:
-            raise commands.BadArgument(texts.FIT_UNKNOWN.format(model=name))
-        return Wanted(plain(name), Footprint(weights_bytes=size_bytes), name)
+            raise Misuse(texts.FIT_UNKNOWN.format(model=name))
+        need = Footprint(weights_bytes=size_bytes, context_bytes=CONTEXT_BYTES)
+        return Wanted(plain(name), need, name, HOLDER)
 
     @staticmethod
     def reservation(text: str) -> float | str:
-        """GiB, or ``auto``. Raises ``BadArgument``."""
+        """GiB, or ``auto``. Raises ``Misuse``."""
         if text.strip().lower() == "auto":
             return "auto"
         size = _gigabytes(text)
-        if size is None or size > 1024:
-            raise commands.BadArgument(texts.NO_SUCH_SIZE)
+        if size is None or not 0 <= size <= MOST_GB:
+            raise Misuse(texts.NO_SUCH_SIZE)
         return size
 
     # What is done
@@ -145,7 +148,11 @@ class Control:
         return Outcome(title, words, before, after, done, undone_by_reset=True)
 
     async def restore(self, name: str, who: str) -> Outcome:
-        """Back to a card, as soon as one has room."""
+        """Back to a card, as soon as one has room. Raises ``Misuse`` if it may go there anyway."""
+        sent_away = any(choice.key == OFFLOAD + name for choice in self._manager.choices.made)
+        if not sent_away and (where := self._where(name)) != "cpu":
+            there = texts.RESTORE_THERE.format(device=where) if where else texts.RESTORE_NOT_LOADED
+            raise Misuse(texts.RESTORE_NOTHING.format(model=name, there=there))
 
         async def act() -> str:
             found = self._manager.choices.restore(name, who)
@@ -266,6 +273,8 @@ class Control:
                 line += texts.FIGURE_PROMISED.format(size=gib(shares[i].promised))
             if shares[i].ours:
                 line += texts.FIGURE_OURS.format(size=gib(shares[i].ours))
+                if context := manager.context_bytes(device):
+                    line += texts.FIGURE_CONTEXT.format(size=gib(context))
             lines.append(line)
         lines += self._models()
         return lines or [texts.FIGURE_NOTHING]
@@ -276,7 +285,7 @@ class Control:
             if target is not None:
                 there = target.device or texts.MODEL_UNLOADED
                 where = texts.FIGURE_MOVING.format(device=where, target=there)
-            size = gib(lease.need.total_bytes)
+            size = gib(lease.need.model_bytes)
             yield texts.FIGURE_MODEL.format(model=plain(lease.name), device=where, size=size)
 
     def _where(self, name: str) -> str | None:
@@ -318,10 +327,21 @@ class Control:
             await self._manager.refresh(max_age=max_age)
 
 
+def names_card(text: str) -> bool:
+    """Whether it was meant as a card, there or not."""
+    return _card_number(text).isdecimal()
+
+
+def _card_number(text: str) -> str:
+    return text.strip().lower().removeprefix("cuda:").removeprefix("gpu").strip()
+
+
 def _gigabytes(text: str) -> float | None:
-    bare = text.strip().lower().removesuffix("gib").removesuffix("gb").removesuffix("g").strip()
+    """``2.5``, ``2,5 GB`` or ``512MB`` as GiB, of whatever size; ``None`` if it is no number."""
+    bare = text.strip().lower()
+    number = re.sub(r"\s*([gm]i?b?)$", "", bare)
     try:
-        size = float(bare.replace(",", "."))
+        size = float(number.replace(",", "."))
     except ValueError:
         return None
-    return size if 0 <= size < 1e6 else None
+    return size / 1024 if bare.endswith(("m", "mb", "mib")) else size

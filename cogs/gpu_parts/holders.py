@@ -138,10 +138,11 @@ def model_lines(
             on = texts.MODEL_MOVING.format(device=on, target=there)
         reason = sentence(shortened(lease.reason, 300), host.prefix)
         lines.append(texts.MODEL_ON.format(where=on, reason=reason))
-        size = gib(lease.need.total_bytes)
-        lines.append(
-            texts.MODEL_LEASE.format(number=lease.lease_id, priority=lease.priority, size=size)
-        )
+        size = gib(lease.need.model_bytes)
+        line = texts.MODEL_LEASE.format(number=lease.lease_id, priority=lease.priority, size=size)
+        if lease.device != "cpu" and (context := lease.need.context_bytes):
+            line += texts.MODEL_CONTEXT.format(size=gib(context))
+        lines.append(line)
     if service is not None:
         measured = texts.MODEL_NOT_MEASURED
         if service.measured_bytes is not None:
@@ -212,7 +213,7 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
     template = texts.FIT_AFTER_MOVES if movable else texts.FIT_NOWHERE
     if fits:
         template = texts.FIT_NOW
-    size = gib(need.total_bytes)
+    size = gib(need.model_bytes)
     head = template.format(what=what, size=size, device=placement.device)
     if not fits and not movable and placement.device == "cpu":
         head = f"{head} {texts.FIT_ON_CPU}"
@@ -223,7 +224,9 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
     )
     for card in answer.cards[:16]:
         if card.problem is None:
-            words = texts.FIT_CARD.format(left=gib(max(0, card.left_bytes)))
+            context = card.need_bytes - need.model_bytes
+            template = texts.FIT_CARD_CONTEXT if context else texts.FIT_CARD
+            words = template.format(left=gib(max(0, card.left_bytes)), context=gib(context))
         else:
             problem = sentence(shortened(card.problem, 300), host.prefix)
             words = texts.FIT_NOT.format(problem=problem)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from bot.client import DanzarBot
 from bot.history_chart import ChartError
 from cogs.bars import CELLS, FREE, LLM, OTHER, OURS, PROMISED, bar, figures
+from cogs.gpu_parts.control import Control
 from cogs.gpu_parts.holders import chunked
+from cogs.host import host_of
 from danzar_gpu import Footprint
 from danzar_gpu.holders import Shares
 from tests.bot.world import World, in_world, last, world
@@ -163,7 +165,7 @@ async def test_models_show_ours_and_the_llm(text_bot: DanzarBot) -> None:
 async def test_fit_says_where_and_who_would_have_to_move(
     text_bot: DanzarBot, probe: ScriptedProbe
 ) -> None:
-    embed = (await typed("!gpu fit 1.5 GB")).embeds[0]
+    embed = (await typed("!gpu fit 1536 MB")).embeds[0]
     assert embed.description == "✅ A model (1.50GB) fits on **cuda:1** now."
     assert "may take 30% more, and that counts" in str(embed.footer.text)
     manager = text_bot.app_context.gpu_memory_manager
@@ -179,6 +181,40 @@ async def test_fit_says_where_and_who_would_have_to_move(
     assert "it would fit after **yolo** moved away" in card
     embed = (await typed("!gpu fit 30")).embeds[0]
     assert "fits on no card. It would run on the CPU." in str(embed.description)
+
+
+async def test_a_context_is_shared_and_told_apart_from_the_models(
+    text_bot: DanzarBot, probe: ScriptedProbe
+) -> None:
+    manager = text_bot.app_context.gpu_memory_manager
+    need = Footprint(weights_bytes=gb(0.25), context_bytes=gb(0.5))
+    leases = [
+        await manager.acquire(name, need, holder="vision-worker") for name in ("yolo", "clip")
+    ]
+    manager.holder_memory("vision-worker", 77, {1: (gb(0.5), gb(0.5))})
+    probe.cards[1].ours[77] = gb(1.0)
+    await manager.refresh(max_age=0)
+    models = text_of_fields(await typed("!gpu models"))
+    assert models.count("counted with 0.25GB, beside 0.50GB of CUDA context") == 2
+    fit = await typed("!gpu fit clip")
+    assert fit.embeds[0].description == "✅ Another clip (0.25GB) fits on **cuda:1** now."
+    assert "✅ fits; 8.7GB would be left" in text_of_fields(fit)
+    assert "✅ fits, with 0.50GB of CUDA context on top; 2.3GB would be left" in text_of_fields(fit)
+    figures = Control(host_of(text_bot)).figures
+    there = "Device 1 (RTX 4070 Super): 8.90GB free, 1.00GB held by vision (0.50GB of it CUDA con"
+    assert [line[: len(there)] for line in figures()][1] == there
+    # The process stays, and so does its context.
+    for lease in leases:
+        manager.release(lease)
+    manager.holder_memory("vision-worker", 77, {})
+    probe.cards[1].ours[77] = gb(0.5)
+    await manager.refresh(max_age=0)
+    there = "Device 1 (RTX 4070 Super): 9.40GB free, 0.50GB held by vision (0.50GB of it CUDA con"
+    assert [line[: len(there)] for line in figures()][1] == there
+
+
+def text_of_fields(message: discord.Message) -> str:
+    return "\n".join(f"{f.name}\n{f.value}" for f in message.embeds[0].fields)
 
 
 @in_world

@@ -37,7 +37,7 @@ WORDS = re.compile(r"[a-z]{2,}[ ,;:]+[a-z]{2,}", re.I)
 
 SHOWN = {"title", "label", "content", "text", "value"}
 """Keywords whose value is shown as it stands."""
-SENDERS = {"send", "send_message", "BadArgument", "PictureFailed"}
+SENDERS = {"send", "send_message", "Misuse", "PictureFailed"}
 
 
 def literally(node: ast.AST) -> str:

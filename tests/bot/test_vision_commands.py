@@ -298,7 +298,9 @@ async def test_a_refused_alert_is_logged_and_the_next_news_told(
 async def test_watches_are_listed_removed_and_kept_apart_by_server() -> None:
     async with world() as w:
         await w.guest.send(w.channel, "!vision watch")
-        assert "`what` is missing" in last(w).content
+        assert "Manage Server" in last(w).content
+        await w.owner.send(w.channel, "!vision watch")
+        assert "`what` is missing: write `!vision watch <what>`" in last(w).content
         await w.guest.send(w.channel, "!vision watch list")
         assert "Nothing yet" in text_of(last(w))
         await w.owner.send(w.channel, "!vision watch add low health")
@@ -321,6 +323,8 @@ async def test_watches_are_listed_removed_and_kept_apart_by_server() -> None:
         assert "no more" in result.response.content
         await w.owner.send(w.channel, "!vision watch remove 1")
         assert "there is no watch number 1 here" in last(w).content
+        await w.owner.send(w.channel, "!vision watch remove boss")
+        assert "“boss” can't stand here: write `!vision watch remove <number>`" in last(w).content
 
 
 # --- the switch -------------------------------------------------------------------------------
@@ -468,7 +472,7 @@ async def test_every_command_has_an_example_in_its_help() -> None:
         for line in (
             "`!vision ask <question>` Whether something is on the screen",
             "`!vision stop` Stop vision and free its memory 🔒",
-            "`!vision watch <what>` Tell when something appears · also `list`, `remove`",
+            "`!vision watch <what>` Tell when something appears 🔒 · also `list`, `remove`",
             "also `here`, `level`, `mute`, `off`, `status`",
         ):
             assert line in listed

@@ -40,7 +40,7 @@ def test_probability_and_its_word() -> None:
     assert probability(0) == 0.5
     assert probability(math.log(3)) == pytest.approx(0.75)
     assert (probability(-800), probability(800)) == (0.0, 1.0)
-    words = [certainty(p) for p in (1.0, 0.85, 0.7, 0.5, 0.35, 0.2, 0.0)]
+    words = [certainty(p) for p in (1.0, 0.85, 0.7, 0.5, 0.346, 0.2, 0.0)]
     assert words == ["yes", "yes", "likely", "unclear", "unclear", "unlikely", "no"]
 
 

@@ -64,7 +64,7 @@ async def test_both_models_hold_leases_in_one_process(files: tuple[Path, Path]) 
         assert leases["yolo"].priority > leases["clip"].priority
         assert leases["yolo"].holder == leases["clip"].holder
         assert leases["yolo"].device == "cuda:1"
-        assert pipeline.services["yolo"].predicted_bytes == leases["yolo"].need.total_bytes
+        assert pipeline.services["yolo"].predicted_bytes == leases["yolo"].need.model_bytes
 
 
 class OnlyOnCpu(ScriptedModel):
