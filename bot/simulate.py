@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sqlite3
 import sys
@@ -30,6 +31,7 @@ from danzar_gpu.simulate import (
     TraceError,
     UnknownPolicy,
     load,
+    percent,
     play,
     policy_named,
 )
@@ -256,18 +258,24 @@ def _as_json(trace: Trace, outcomes: list[Outcome], seeds: int) -> dict[str, obj
             outcome.policy: {
                 **{
                     name: {
-                        "mean": round(spread.mean, 6),
-                        "low": round(spread.low, 6),
-                        "high": round(spread.high, 6),
-                        "worst": round(spread.worst, 6),
+                        "mean": _figure(spread.mean),
+                        "low": _figure(spread.low),
+                        "high": _figure(spread.high),
+                        "worst": _figure(spread.worst),
                     }
                     for name, spread in outcome.metrics.items()
                 },
-                "runs": [dict(run) for run in outcome.runs],
+                "runs": [
+                    {name: _figure(value) for name, value in run.items()} for run in outcome.runs
+                ],
             }
             for outcome in outcomes
         },
     }
+
+
+def _figure(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
 
 
 def _print_table(trace: Trace, outcomes: list[Outcome], seeds: int) -> None:
@@ -292,8 +300,8 @@ def _cell(outcome: Outcome, name: str) -> str:
     spread = outcome.metrics[name]
 
     def shown(value: float) -> str:
-        return f"{value:.1%}" if name == "gpu_fraction" else f"{value:.4g}"
+        return percent(value) if name == "gpu_fraction" else f"{value:.4g}"
 
-    if len(outcome.runs) == 1 or spread.low == spread.high:
+    if not spread.low < spread.high:
         return shown(spread.mean)
     return f"{shown(spread.mean)}\n{shown(spread.low)} to {shown(spread.high)}"

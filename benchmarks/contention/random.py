@@ -301,7 +301,7 @@ def judge(trace: Trace) -> Verdict:
         )
         if mine > least
     ]
-    ratio = ours.gpu_fraction / best.gpu_fraction if best.gpu_fraction else 1.0
+    ratio = ours.gpu_fraction / best.gpu_fraction if best.gpu_fraction > 0 else 1.0
     if ratio < LEAST_SHARE:
         broken.append(
             f"{ratio:.3f} of the oracle's share ({ours.gpu_fraction:.3f}, {best.gpu_fraction:.3f})"

@@ -5,7 +5,7 @@ docs/simulate.md for the format of a trace.
 """
 
 from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer
-from danzar_gpu.simulate.metrics import METRICS, Score, Spread
+from danzar_gpu.simulate.metrics import METRICS, Score, Spread, percent
 from danzar_gpu.simulate.runs import (
     POLICIES,
     Outcome,
@@ -34,6 +34,7 @@ __all__ = [
     "contest",
     "load",
     "parse",
+    "percent",
     "play",
     "policy_named",
 ]

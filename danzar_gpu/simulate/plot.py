@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from danzar_gpu.memory import GIB
-from danzar_gpu.simulate.metrics import Score
+from danzar_gpu.simulate.metrics import Score, percent
 from danzar_gpu.simulate.trace import Trace
 
 OUR_COLOURS = ("#1f6fb2", "#3b9dd9", "#7cc4ec", "#155a8a", "#a6d8f0", "#0d3b5c")
@@ -55,7 +55,9 @@ def draw(trace: Trace, scores: Mapping[str, Score], path: Path) -> None:
             if column == 0:
                 axis.set_ylabel(f"{index}: {card.name}\nGiB")
             if index == 0:
-                axis.set_title(f"{name}: {score.gpu_fraction:.1%} on cards, {score.moves} moves")
+                axis.set_title(
+                    f"{name}: {percent(score.gpu_fraction)} on cards, {score.moves} moves"
+                )
             if index == cards - 1:
                 axis.set_xlabel("seconds")
     shown = sorted(colours)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from benchmarks.contention import report
+from benchmarks.contention.__main__ import play_all
+from benchmarks.contention.random import judge
 from bot.__main__ import main
 from danzar_gpu.simulate import (
     POLICIES,
@@ -21,6 +25,7 @@ from danzar_gpu.simulate import (
     policy_named,
 )
 from danzar_gpu.simulate.jitter import vary
+from danzar_gpu.simulate.metrics import spread
 
 TRACES = sorted((Path(__file__).parents[2] / "benchmarks/contention/traces").glob("*.yaml"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "simulate.md"
@@ -229,7 +234,46 @@ def test_odd_but_valid_traces_are_played() -> None:
     ):
         for name, make in POLICIES.items():
             score = play(trace(text), make(), 1)
-            assert 0 <= score.gpu_fraction <= 1, (text, name)
+            assert 0 <= score.gpu_seconds <= score.model_seconds, (text, name)
+
+
+def test_where_no_model_was_wanted_there_is_no_share_on_cards(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "nobody.yaml"
+    path.write_text(CARDS, encoding="utf-8")
+    assert main(["simulate", str(path), "--seeds", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["policies"]
+    assert list(found) == list(POLICIES)
+    for policy in found.values():
+        assert set(policy["gpu_fraction"].values()) == {None}
+        assert [run["gpu_fraction"] for run in policy["runs"]] == [None, None]
+        assert policy["moves"]["mean"] == 0
+    assert main(["simulate", str(path), "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "%" not in out.split("mean over")[0]
+    assert out.count(" - ") == len(POLICIES)
+
+
+def test_a_mean_share_is_over_the_seeds_that_have_one() -> None:
+    some = spread("gpu_fraction", [0.5, math.nan, 0.7])
+    assert some == spread("gpu_fraction", [0.5, 0.7])
+    assert math.isnan(spread("gpu_fraction", [math.nan]).mean)
+
+
+def test_the_contest_takes_a_trace_without_models(tmp_path: Path) -> None:
+    with_model = trace("name: one\nmodels: [{name: a, need_gb: 1}]")
+    played = [trace("name: nobody"), with_model]
+    outcomes = play_all(played, POLICIES, 2)
+    text = report.page(played, outcomes, 2)
+    nobody = text.split("### one")[0]
+    assert "nan" not in text
+    assert "| **danzar** | 0.0 | 0.0 | 0 | - |" in nobody
+    shares = {o.policy: o.metrics["gpu_fraction"].mean for o in outcomes if o.trace == "one"}
+    assert f"| {shares['danzar']:.1%} |" in nobody, "the mean is that of the other trace"
+    assert "They all hold." in text
+    report.picture(outcomes[: len(POLICIES)], tmp_path / "empty.png")
+    assert judge(played[0]).ratio == 1
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
