@@ -14,7 +14,8 @@ from danzar_gpu.simulate.runs import (
     play,
     policy_named,
 )
-from danzar_gpu.simulate.trace import Trace, TraceError, load, parse
+from danzar_gpu.simulate.trace import Trace
+from danzar_gpu.simulate.trace_file import TraceError, load, parse
 
 __all__ = [
     "METRICS",

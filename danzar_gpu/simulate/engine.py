@@ -644,7 +644,7 @@ def grown_gb(growth: Growth, age: float, life: float) -> float:
         over = growth.seconds or life
         return growth.gb * min(1.0, max(0.0, age / over)) if over > 0 else growth.gb
     before: tuple[float, float] = (0.0, 0.0)
-    for second, gb in sorted(growth):
+    for second, gb in growth:
         if age < second:
             share = (age - before[0]) / (second - before[0])
             return before[1] + (gb - before[1]) * share
@@ -659,7 +659,7 @@ def growth_times(growth: Growth, start: float, life: float) -> list[float]:
     if not isinstance(growth, tuple):
         spans = [(0.0, min(growth.seconds or life, life), growth.gb)]
     else:
-        points = [(0.0, 0.0), *sorted(growth)]
+        points = [(0.0, 0.0), *growth]
         spans = [
             (a[0], min(b[0], life), abs(b[1] - a[1])) for a, b in pairwise(points) if a[0] < life
         ]

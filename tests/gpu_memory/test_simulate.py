@@ -70,6 +70,46 @@ def test_the_documents_example_is_a_trace() -> None:
         ("gpu_memory:\n  main_llm_processes: 4096", 3, "main_llm_processes: must be a list"),
         ("jitter: 5", 2, "jitter: must be a section"),
         ("sensor: [{kind: drunk}]", 2, "sensor[0].kind"),
+        ("duration: 1e12", 2, "not '1e12', which YAML takes for text: write 1000000000000 or 1.0e"),
+        ("duration: 2e-3", 2, "which YAML takes for text: write 0.002 or 2.0e-3"),
+        ("duration: 1e400", 2, "which YAML takes for text: write 1.0e+400"),
+        (
+            "duration: 367d",
+            2,
+            "duration: must be at most 366 days (31622400 seconds), not 31708800",
+        ),
+        ("duration: 0", 2, "duration: must be above 0, not 0"),
+        ("models: [{name: a, need_gb: -1}]", 2, "need_gb: must be at least 0, not -1"),
+        ("models: [{name: a, need_gb: big}]", 2, "need_gb: must be a number, not 'big'"),
+        ("models: [{name: a, need_gb: 5e1}]", 2, "write 50 or 5.0e+1"),
+        ("models: [{name: '', need_gb: 1}]", 2, "must be at least 1 character long, not ''"),
+        ("models: [{name: 5, need_gb: 1}]", 2, "name: must be a word, not 5"),
+        ("models: [{name: a, need_gb: 1, priority: 1.5}]", 2, "must be a whole number, not 1.5"),
+        ("models: [{name: a, need_gb: 1, at: soon}]", 2, "a time such as 90s, 2m or 1h 30m, not"),
+        ("models: [{1: 2, name: a, need_gb: 1}]", 2, "models[0]: a key must be a word, not 1"),
+        ("models: 5", 2, "models: must be a list, not 5"),
+        ("foreign: [{device: gpu, gb: 1}]", 2, "must be a card, as 1 or cuda:1, not 'gpu'"),
+        ("sensor: [{kind: drunk}]", 2, "'lost' or 'no_processes', not 'drunk'"),
+        ("gpu_memory: {headroom_gb: x}", 2, "headroom_gb: must be a number, not 'x'"),
+        ("gpu_memory: {vision_device: x}", 2, "must be a device such as cuda:0, not 'x'"),
+        ("gpu_memory: {main_llm_memory_reservation_gb: x}", 2, "must be a number, or 'auto', not"),
+        (
+            "gpu_memory: {main_llm_reservation_min_gb: 99}",
+            2,
+            "gpu_memory.main_llm_reservation_min_gb: must be at most",
+        ),
+        ("models: [{name: a, need_gb: 1, growth: fast}]", 2, "growth: must be so many GiB, {gb"),
+        ("models: [{name: a, need_gb: 1, growth: {gb: x}}]", 2, "growth.gb: must be a number"),
+        (
+            "models: [{name: a, need_gb: 1, growth: [[1]]}]",
+            2,
+            "growth[0]: must be complete: item 2 is missing, not [1]",
+        ),
+        (
+            "foreign:\n  - device: 0\n    gb: 1\n    growth:\n      - [9, 1]\n      - [5, 2]",
+            7,
+            "foreign[0].growth[1]: must not be before the point above it: 5 s comes after 9 s",
+        ),
         ("models: [", 2, "is not YAML"),
         ("models: []\nmodels: []", 3, "is there twice"),
     ],
@@ -79,6 +119,40 @@ def test_a_malformed_trace_is_refused_by_line_and_key(text: str, line: int, word
         parse(CARDS + text, "odd.yaml")
     assert f"odd.yaml:{line}: " in str(refused.value)
     assert words in str(refused.value)
+    for pydantics in ("Input should", "valid number", "after validation", "String should"):
+        assert pydantics not in str(refused.value)
+
+
+@pytest.mark.parametrize("rig", ["", "[]", "{cards: []}", "{cards: }"])
+def test_a_rig_without_cards_is_told_how_to_have_one(rig: str) -> None:
+    with pytest.raises(TraceError, match=r"trace:1: rig: names no card: write at least one"):
+        parse(f"rig: {rig}\n")
+
+
+def test_a_card_is_found_by_line_however_the_rig_is_written() -> None:
+    with pytest.raises(TraceError, match=r":3: rig\[0\].total_gb: must be above 0, not -1"):
+        parse("rig:\n  cards:\n  - {total_gb: -1}\n")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["models: [{%s, name: a, need_gb: 1}]", "foreign: [{%s, device: 0, gb: 1}]", "sensor: [{%s}]"],
+)
+def test_what_begins_when_all_is_over_is_refused_with_both_times(entry: str) -> None:
+    section = entry.partition(":")[0]
+    begins = "kind: lost, at: %s" if section == "sensor" else "at: %s"
+    assert trace("duration: 10\n" + entry % (begins % 9))
+    with pytest.raises(TraceError) as refused:
+        trace("duration: 10\n" + entry % (begins % 10))
+    assert f"trace:3: {section}[0].at: begins at 10 s, but the trace ends at 10 s" in str(
+        refused.value
+    )
+
+
+def test_a_growth_may_jump() -> None:
+    jump = "duration: 99\nmodels: [{name: a, need_gb: 1, growth: [[50, 0], [50, %s], [60, 0]]}]"
+    assert play(trace(jump % 12), Fixed(1)).oom_count == 1
+    assert play(trace(jump % 2), Fixed(1)).oom_count == 0
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "rig: []", "rig: &a [*a]", "\x00", "rig: {? [1]: 2}"])
@@ -223,12 +297,12 @@ def test_odd_but_valid_traces_are_played() -> None:
     for text in (
         "",
         "models: [{name: a, need_gb: 0}]",
-        "models: [{name: a, need_gb: 1, at: 50, until: 50}]\nduration: 10",
-        "models: [{name: a, need_gb: 1, at: 500}]\nduration: 10",
+        "models: [{name: a, need_gb: 1, at: 5, until: 5}]\nduration: 10",
+        "models: [{name: a, need_gb: 1, at: 9.99}]\nduration: 10",
         "models: [{name: a, need_gb: 999}]\nforeign: [{device: 0, gb: 999, llm: true}]",
         "sensor: [{kind: lost}, {kind: zero, at: 3, until: 4}, {kind: stale, at: 0}]\n"
         "models: [{name: a, need_gb: 1}]",
-        "duration: 0\nmodels: [{name: a, need_gb: 1}]",
+        "duration: 0.001\nmodels: [{name: a, need_gb: 1}]",
         "gpu_memory: {fallback_to_cpu: false, enable_memory_monitoring: false}\n"
         "models: [{name: a, need_gb: 99}, {name: a, need_gb: 1}]",
     ):
