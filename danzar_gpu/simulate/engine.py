@@ -24,6 +24,8 @@ GROWTH_STEP = GIB // 16
 MAX_GROWTH_STEPS = 200
 THRASH_SECONDS = 60.0
 
+Watch = Callable[[float], None]
+"""Is told the time of each event, so that somebody can see how far a run is."""
 State = Literal["waiting", "loading", "running", "leaving", "arriving", "gone"]
 
 
@@ -192,11 +194,14 @@ class _Private:
 class Engine:
     """One run of one trace through one policy."""
 
-    def __init__(self, trace: Trace, policy: Policy, *, record: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, policy: Policy, *, record: bool = False, watch: Watch | None = None
+    ) -> None:
         self._trace = _with_llm_names(trace)
         self.world = World(trace.rig, self._trace.gpu_memory)
         self.score = Score(record=record)
         self._policy = policy
+        self._watch = watch
         self._now = 0.0
         self._end = trace.end
         self._queue: list[tuple[float, int, int, Timer]] = []
@@ -293,6 +298,8 @@ class Engine:
             if timer.action is None:
                 continue
             self._advance(at)
+            if self._watch is not None:
+                self._watch(at)
             timer.action()
             self._serve_programs()
             if self.score.record:
