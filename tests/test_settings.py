@@ -264,6 +264,8 @@ def test_very_many_mistakes_are_counted() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 21
     assert lines[-1] == "game.yaml: and 480 more problems"
+    with pytest.raises(SettingsError, match=r"game.yaml: and 1 more problem$"):
+        parse("".join(text.splitlines(keepends=True)[:21]), "game.yaml")
 
 
 @pytest.mark.parametrize(

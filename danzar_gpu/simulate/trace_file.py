@@ -26,7 +26,7 @@ class TraceError(Exception):
     def __init__(self, path: Path | str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         lines = [
-            f"{path}:{line or 1}: {key + ': ' if key else ''}{what}"
+            f"{path}:{f'{line}:' if line else ''} {key + ': ' if key else ''}{what}"
             for line, key, what in self.problems[:MAX_SHOWN]
         ]
         if more := len(self.problems) - len(lines):

@@ -21,7 +21,7 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
     }
     return [
         (
-            line_of(where, lines),
+            line_of(where, lines) or 1,
             _dotted(where),
             "there is no such key" if errors[0]["type"] == "extra_forbidden" else sentence(errors),
         )
