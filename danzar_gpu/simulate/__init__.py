@@ -4,7 +4,7 @@ The product's own admission, ledger and placement run here as they run in the bo
 docs/simulate.md for the format of a trace.
 """
 
-from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer
+from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer, Watch
 from danzar_gpu.simulate.metrics import METRICS, Score, Spread, percent
 from danzar_gpu.simulate.runs import (
     POLICIES,
@@ -32,6 +32,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "UnknownPolicy",
+    "Watch",
     "contest",
     "load",
     "parse",

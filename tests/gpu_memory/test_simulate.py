@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.progress import Progress, TaskID
 
 from benchmarks.contention import report
 from benchmarks.contention.__main__ import play_all
@@ -159,6 +162,13 @@ def test_a_growth_may_jump() -> None:
 def test_junk_is_refused_without_a_traceback(text: str) -> None:
     with pytest.raises(TraceError):
         parse(text)
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(21, "1 more problem"), (22, "2 more problems")])
+def test_of_many_mistakes_some_are_shown_and_the_others_counted(wrong: int, words: str) -> None:
+    with pytest.raises(TraceError) as refused:
+        trace("".join(f"key{n}: 1\n" for n in range(wrong)))
+    assert str(refused.value).splitlines()[20:] == [f"trace: and {words}"]
 
 
 def test_sensible_spellings_are_the_same_trace() -> None:
@@ -378,9 +388,77 @@ def test_there_are_ten_kinds_of_trace_on_four_rigs() -> None:
 def test_policies_are_found_by_name_or_module() -> None:
     assert policy_named("danzar")().name == "danzar"
     assert policy_named("danzar_gpu.simulate.policies:CpuPolicy")().name == "cpu"
-    for name in ("nobody", "no.such:Thing", "json:Nothing", ":", "json:__doc__"):
-        with pytest.raises(UnknownPolicy):
+    for name in ("nobody", "", ":", "json:", "..json:loads"):
+        with pytest.raises(UnknownPolicy, match=f"there is no policy '{re.escape(name)}'; there a"):
             policy_named(name)
+    for name in ("no.such:Thing", "json:Nothing"):
+        with pytest.raises(UnknownPolicy, match=f"{name} can't be loaded: .* among the installed"):
+            policy_named(name)
+    with pytest.raises(UnknownPolicy, match="is not a class"):
+        policy_named("json:decoder")
+
+
+@pytest.mark.parametrize("text", ["class Broken(:", "1 / 0"])
+def test_a_policys_module_that_fails_is_refused_in_words(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"broken_policy_{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["simulate", str(TRACES[0]), "--policy", f"{name}:Broken"]) == 2
+    assert f"the policy {name}:Broken can't be loaded: " in capsys.readouterr().err
+
+
+def test_a_run_tells_how_far_it_is() -> None:
+    seen: list[float] = []
+    play(
+        trace("duration: 100\nmodels: [{name: a, need_gb: 1, at: 50}]"), Fixed(1), watch=seen.append
+    )
+    assert seen == sorted(seen)
+    assert 50 in seen
+    assert max(seen) <= 100
+
+
+def test_somebody_who_looks_sees_a_bar_that_moves_within_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(CARDS + "duration: 5d\nmodels: [{name: a, need_gb: 1}]", encoding="utf-8")
+    words = ["simulate", str(path), "--policy", "static", "danzar", "--seeds", "2", "--json"]
+    assert main(words) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    moved: list[float] = []
+    update = Progress.update
+
+    def watched(bar: Progress, task: TaskID, *, completed: float, **more: Any) -> None:
+        moved.append(completed)
+        update(bar, task, completed=completed, **more)
+
+    monkeypatch.setattr(Progress, "update", watched)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for rich
+    assert main(words) == 0
+    looked = capsys.readouterr()
+    assert looked.out == quiet.out
+    assert "danzar, seed 1" in looked.err
+    assert moved == sorted(moved)
+    assert len([share for share in moved if 3 < share < 4]) > 100
+
+
+def test_one_of_a_thing_is_called_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "description: a [/b] [red]dog\nduration: 1\nrig: [{total_gb: 8}]\n"
+        "models: [{name: a, need_gb: 1}]",
+        encoding="utf-8",
+    )
+    assert main(["simulate", str(path), "--policy", "cpu"]) == 0
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.strip() == "one: a [/b] [red]dog (1 second, 1 card, 1 model)"
+    path.write_text("rig: [{total_gb: 8}, {total_gb: 8}]\nduration: 30d", encoding="utf-8")
+    assert main(["simulate", str(path), "--policy", "cpu"]) == 0
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.strip() == "one: a trace (2592000 seconds, 2 cards, 0 models)"
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -403,6 +481,53 @@ def test_the_command_prints_a_table_and_draws(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "dollars.yaml"
+    path.write_text(
+        "rig: [{name: 'A $x^$', total_gb: 8}]\nmodels: [{name: '$a_$ {', need_gb: 1}]",
+        encoding="utf-8",
+    )
+    words = ["simulate", str(path), "--policy", "danzar", "--plot", str(tmp_path / "run.png")]
+    assert main(words) == 0
+
+
+def test_a_picture_that_can_not_be_written_is_told_before_anything_is_played(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bot.simulate.play", None)
+    saved = tmp_path / "saved.yaml"
+    for place, words in (
+        (tmp_path, "is a folder: --plot wants a file in it, such as run.png"),
+        (tmp_path / "run.foo", "is no picture's name: end it in .png, .svg or .pdf"),
+        (tmp_path / "run", "is no picture's name"),
+        (tmp_path / "none" / "run.png", f"there is no folder {tmp_path / 'none'}"),
+    ):
+        command = ["simulate", str(TRACES[0]), "--plot", str(place), "--save-trace", str(saved)]
+        assert main(command) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"danzar simulate: {place} ")
+        assert words in shown.err
+    assert not saved.exists()
+
+
+def test_a_picture_that_fails_in_the_end_leaves_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    picture = tmp_path / "run.png"
+    words = ["simulate", str(TRACES[0]), "--policy", "cpu", "--plot", str(picture)]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert "cpu" in shown.out
+    assert shown.err == f"danzar simulate: {picture} can't be written: No space left on device\n"
+
+
 def test_the_command_refuses_with_a_line_and_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -411,8 +536,25 @@ def test_the_command_refuses_with_a_line_and_status_2(
     assert main(["simulate", str(bad)]) == 2
     assert f"{bad}:2: modells: there is no such key" in capsys.readouterr().err
     assert main(["simulate", str(TRACES[0]), "--policy", "nobody"]) == 2
-    assert main(["simulate", str(tmp_path / "none.yaml")]) == 2
     assert main(["simulate"]) == 2
+
+
+def test_what_is_no_trace_at_all_is_refused_by_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty, binary = tmp_path / "empty.yaml", tmp_path / "binary.yaml"
+    empty.touch()
+    binary.write_bytes(b"\x7fELF\xff\xfe")
+    for path, words in (
+        (tmp_path / "none.yaml", ": can't be read: No such file or directory"),
+        (tmp_path, ": can't be read: Is a directory"),
+        (empty, ":1: must be a mapping with rig:, models: and foreign:"),
+        (binary, ": is not UTF-8 text: "),
+    ):
+        assert main(["simulate", str(path)]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"{path}{words}")
 
 
 class Fickle(PolicyBase):
