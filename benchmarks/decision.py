@@ -13,7 +13,7 @@ from danzar_gpu.ledger import Footprint, HolderMemory, Ledger, Request
 from danzar_gpu.memory import GIB, DeviceMemory, GpuProcess, MemorySnapshot
 from danzar_gpu.placement import place
 from danzar_gpu.rebalance import rebalance
-from danzar_gpu.simulate import POLICIES, Trace, play
+from danzar_gpu.simulate import POLICIES, Trace, percent, play
 
 CARDS = 8
 LEASES = 20
@@ -120,7 +120,7 @@ def main() -> None:
     seconds = time.thread_time() - began
     print(
         f"a simulated day with {CARDS} cards: {seconds:.1f} s "
-        f"({score.gpu_fraction:.1%} on cards, {score.moves} moves)"
+        f"({percent(score.gpu_fraction)} on cards, {score.moves} moves)"
     )
 
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from bot.bench_findings import TITLES, CaptureRun, Findings, ModelRun, advise, limit
 from bot.cores import usable
 from bot.exits import Exit
+from bot.progress import progress_bar
 from bot.vision.clip import ClipService
 from bot.vision.film_file import FPS
 from bot.vision.measured_worker import MeasuredWorker, NothingSeen, measured_worker
@@ -78,11 +78,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 async def _with_bar(settings: Settings, probe: MemoryProbe) -> Findings:
     """Behind a progress bar on standard error, if somebody looks."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with progress_bar() as bar:
         # Film, poll, capture, and for each model loading, one by one, together; on two devices.
         task = bar.add_task("starting", total=3 + 2 * 3 * len(TITLES))
         return await measure(

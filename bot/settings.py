@@ -22,6 +22,7 @@ from bot.settings_contradictions import contradictions
 from bot.settings_problems import problems_of
 from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read
 from danzar_gpu.config import CudaDevice, GPUMemoryConfig
+from danzar_gpu.plural import counted
 
 DEFAULT_PATH = Path("config/vision_config.yaml")
 MAX_SHOWN = 20
@@ -477,7 +478,7 @@ class SettingsError(Exception):
             for p in self.problems[:MAX_SHOWN]
         ]
         if more := len(self.problems) - len(shown):
-            shown.append(f"{self.path}: and {more} more problems")
+            shown.append(f"{self.path}: and {counted(more, 'more problem')}")
         return shown
 
 

@@ -14,44 +14,35 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.progress import Progress, TaskID
 
 from bot.exits import Exit
+from bot.progress import progress_bar
 from bot.settings import Settings
+from bot.simulate_results import as_json, print_table
 from danzar_gpu.history import HistoryStore
 from danzar_gpu.simulate import (
-    METRICS,
     POLICIES,
     Outcome,
     Policy,
+    Score,
     Trace,
     TraceError,
     UnknownPolicy,
+    Watch,
     load,
     play,
     policy_named,
 )
+from danzar_gpu.simulate.plot import PlotUnavailable, check, draw
 from danzar_gpu.simulate.recorded import Known, Recording, TooLittle, trace_of
+from danzar_gpu.simulate.trace import DAY_SECONDS, LONGEST_SECONDS
 from danzar_gpu.simulate.writing import as_yaml
 
 MAX_SEEDS = 10_000
-DAY_SECONDS = 86_400.0
-MAX_SPAN_SECONDS = 366 * DAY_SECONDS
+BAR_STEPS = 200
 MOST_READINGS = 6000
 """Of each card; of a longer record the fullest readings are taken."""
-_HEADINGS = {
-    "oom_count": "out of\nmemory",
-    "llm_starved_count": "LLM\nstarved",
-    "llm_starved_seconds": "starved\nseconds",
-    "squeezed_seconds": "squeezed\nseconds",
-    "gpu_fraction": "share on\ncards",
-    "needless_cpu_seconds": "needless\nCPU s",
-    "moves": "moves",
-    "thrash": "thrash",
-    "p95_wait_seconds": "p95\nwait s",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +93,11 @@ def _span(text: str) -> float:
     """Seconds of ``90m``, ``24h``, ``7d``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d)", text.strip().lower())
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
-    if not 0 < seconds <= MAX_SPAN_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90m, 24h or 7d")
+    if not 0 < seconds <= LONGEST_SECONDS:
+        most = f"{LONGEST_SECONDS / DAY_SECONDS:g}d"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time such as 90m, 24h or 7d, at most {most}"
+        )
     return seconds
 
 
@@ -135,19 +129,22 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except (NoHistory, TooLittle) as error:
         print(f"danzar simulate: {error}", file=sys.stderr)
         return Exit.FAILED
-    if args.save_trace is not None and not _saved(trace, args.save_trace):
-        return Exit.FAILED
+    plot: Path | None = args.plot
     try:
-        outcomes = _contest(trace, policies, args.seeds)
-        if args.plot is not None and not _plotted(trace, policies, args.plot):
+        if plot is not None:
+            check(plot)
+        if args.save_trace is not None and not _saved(trace, args.save_trace):
             return Exit.FAILED
-    except _PolicyFailed as error:
-        print(error, file=sys.stderr)
+        outcomes, scores = _contest(trace, policies, args.seeds, record=plot is not None)
+        if args.json:
+            print(json.dumps(as_json(trace, outcomes, args.seeds), indent=2))
+        else:
+            print_table(trace, outcomes, args.seeds)
+        if plot is not None:
+            draw(trace, scores, plot)
+    except (_PolicyFailed, PlotUnavailable) as error:
+        print(f"danzar simulate: {error}", file=sys.stderr)
         return Exit.FAILED
-    if args.json:
-        print(json.dumps(_as_json(trace, outcomes, args.seeds), indent=2))
-    else:
-        _print_table(trace, outcomes, args.seeds)
     return Exit.OK
 
 
@@ -209,90 +206,41 @@ class _PolicyFailed(Exception):
 
 
 def _contest(
-    trace: Trace, policies: Mapping[str, Callable[[], Policy]], seeds: int
-) -> list[Outcome]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    trace: Trace, policies: Mapping[str, Callable[[], Policy]], seeds: int, *, record: bool
+) -> tuple[list[Outcome], dict[str, Score]]:
+    """What came of each policy, and how the trace itself (seed 0) went, for the picture."""
+    outcomes: list[Outcome] = []
+    written: dict[str, Score] = {}
+    with progress_bar() as bar:
         task = bar.add_task("simulating", total=seeds * len(policies))
-        outcomes: list[Outcome] = []
         for name, make in policies.items():
             runs: list[Mapping[str, float]] = []
             for seed in range(seeds):
-                bar.update(task, description=f"{name}, seed {seed}")
+                done = len(outcomes) * seeds + seed
+                bar.update(task, description=f"{name}, seed {seed}", completed=done)
+                watch = None if bar.disable else _share(trace, bar, task, done)
                 try:
-                    runs.append(play(trace, make(), seed).values())
+                    score = play(trace, make(), seed, record=record and seed == 0, watch=watch)
                 except Exception as error:
                     if name in POLICIES:
                         raise
                     where = f"{type(error).__name__}: {error}"
                     raise _PolicyFailed(f"the policy {name} failed: {where}") from error
-                bar.advance(task)
+                runs.append(score.values())
+                if seed == 0:
+                    written[name] = score
             outcomes.append(Outcome(trace.name, name, tuple(runs)))
-    return outcomes
+    return outcomes, written
 
 
-def _plotted(trace: Trace, policies: Mapping[str, Callable[[], Policy]], path: Path) -> bool:
-    from danzar_gpu.simulate.plot import PlotUnavailable, draw
+def _share(trace: Trace, bar: Progress, task: TaskID, done: int) -> Watch:
+    """Moves the bar within a run, in steps that can be seen: events come by the thousand."""
+    shown = 0.0
 
-    scores = {name: play(trace, make(), record=True) for name, make in policies.items()}
-    try:
-        draw(trace, scores, path)
-    except PlotUnavailable as error:
-        print(error, file=sys.stderr)
-        return False
-    return True
+    def watch(at: float) -> None:
+        nonlocal shown
+        if at >= shown + trace.end / BAR_STEPS:
+            shown = at
+            bar.update(task, completed=done + at / trace.end)
 
-
-def _as_json(trace: Trace, outcomes: list[Outcome], seeds: int) -> dict[str, object]:
-    return {
-        "trace": trace.name,
-        "duration_seconds": trace.end,
-        "seeds": seeds,
-        "policies": {
-            outcome.policy: {
-                **{
-                    name: {
-                        "mean": round(spread.mean, 6),
-                        "low": round(spread.low, 6),
-                        "high": round(spread.high, 6),
-                        "worst": round(spread.worst, 6),
-                    }
-                    for name, spread in outcome.metrics.items()
-                },
-                "runs": [dict(run) for run in outcome.runs],
-            }
-            for outcome in outcomes
-        },
-    }
-
-
-def _print_table(trace: Trace, outcomes: list[Outcome], seeds: int) -> None:
-    seconds = f"{trace.end:g} seconds, {len(trace.rig)} cards, {len(trace.models)} models"
-    title = f"{trace.name}: {trace.description or 'a trace'} ({seconds})"
-    table = Table(title=title, title_justify="left")
-    table.add_column("policy")
-    for name in METRICS:
-        table.add_column(_HEADINGS[name], justify="right")
-    for outcome in outcomes:
-        cells = [_cell(outcome, name) for name in METRICS]
-        table.add_row(outcome.policy, *cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
-    if seeds > 1:
-        console.print(f"mean over {seeds} seeds and the 95 % interval of the mean")
-
-
-def _cell(outcome: Outcome, name: str) -> str:
-    spread = outcome.metrics[name]
-
-    def shown(value: float) -> str:
-        return f"{value:.1%}" if name == "gpu_fraction" else f"{value:.4g}"
-
-    if len(outcome.runs) == 1 or spread.low == spread.high:
-        return shown(spread.mean)
-    return f"{shown(spread.mean)}\n{shown(spread.low)} to {shown(spread.high)}"
+    return watch

@@ -157,8 +157,7 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ("xyzzy: 1\n", "game.yaml:1: xyzzy: is not a key that Danzar knows"),
         (
             "gpu_memory:\n  memory_check_interval: 0\n",
-            "game.yaml:2: gpu_memory.memory_check_interval: "
-            "must be greater than or equal to 0.1, not 0",
+            "game.yaml:2: gpu_memory.memory_check_interval: must be at least 0.1, not 0",
         ),
         ("yolo: 5\n", "game.yaml:1: yolo: must be a section with keys of its own, not 5"),
         (
@@ -168,6 +167,11 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ("clip:\n  enabled:\n", "game.yaml:2: clip.enabled: must be true or false, not empty"),
         ("capture:\n  fps: true\n", "game.yaml:2: capture.fps: must be a number, not true"),
         ('capture:\n  fps: "5"\n', "game.yaml:2: capture.fps: must be a number, not '5'"),
+        (
+            "capture:\n  fps: 1e1\n",
+            "game.yaml:2: capture.fps: must be a number, not '1e1', which YAML takes for text: "
+            "write 10 or 1.0e+1",
+        ),
         ("capture:\n  fps: .nan\n", "game.yaml:2: capture.fps: must be a finite number, not .nan"),
         (
             "capture:\n  fps: -.inf\n",
@@ -260,6 +264,8 @@ def test_very_many_mistakes_are_counted() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 21
     assert lines[-1] == "game.yaml: and 480 more problems"
+    with pytest.raises(SettingsError, match=r"game.yaml: and 1 more problem$"):
+        parse("".join(text.splitlines(keepends=True)[:21]), "game.yaml")
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def random_trace(seed: int) -> Trace:
         }
         for i, size in enumerate(rig)
     ]
-    return Trace.model_validate(
+    drawn = Trace.model_validate(
         {
             "name": f"{kind}-{seed}",
             "description": f"{kind}, drawn by chance ({name}, seed {seed})",
@@ -278,6 +278,16 @@ def random_trace(seed: int) -> Trace:
             "sensor": draft.sensor,
         }
     )
+    # A row of events may run past the end, which a trace that is written down must not.
+    played = {
+        section: tuple(e for e in entries if e.at < drawn.end)
+        for section, entries in (
+            ("models", drawn.models),
+            ("foreign", drawn.foreign),
+            ("sensor", drawn.sensor),
+        )
+    }
+    return drawn.model_copy(update=played)
 
 
 @dataclass(frozen=True)
@@ -301,7 +311,7 @@ def judge(trace: Trace) -> Verdict:
         )
         if mine > least
     ]
-    ratio = ours.gpu_fraction / best.gpu_fraction if best.gpu_fraction else 1.0
+    ratio = ours.gpu_fraction / best.gpu_fraction if best.gpu_fraction > 0 else 1.0
     if ratio < LEAST_SHARE:
         broken.append(
             f"{ratio:.3f} of the oracle's share ({ours.gpu_fraction:.3f}, {best.gpu_fraction:.3f})"

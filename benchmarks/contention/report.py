@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contention.peers import PEERS
-from danzar_gpu.simulate import Outcome, Trace
+from danzar_gpu.simulate import Outcome, Trace, percent
 
 COUNTS = ("oom_count", "llm_starved_count", "thrash")
 CONTROLS = ("oracle", "static", "cpu")
@@ -117,7 +119,9 @@ def _policies(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def _mean(outcomes: list[Outcome], metric: str) -> float:
-    return sum(o.metrics[metric].mean for o in outcomes) / len(outcomes)
+    """Over the traces that have a figure: no share where no model was wanted."""
+    means = [o.metrics[metric].mean for o in outcomes]
+    return statistics.fmean([m for m in means if not math.isnan(m)] or [math.nan])
 
 
 def _harmed(outcomes: list[Outcome]) -> float:
@@ -141,7 +145,7 @@ def _totals(outcomes: list[Outcome]) -> list[str]:
             f"{_mean(own, 'llm_starved_count'):.2f}",
             f"{_mean(own, 'llm_starved_seconds'):.1f}",
             f"{_mean(own, 'squeezed_seconds'):.1f}",
-            f"{_mean(own, 'gpu_fraction'):.1%}",
+            percent(_mean(own, "gpu_fraction")),
             f"{_mean(own, 'needless_cpu_seconds'):.0f}",
             f"{_mean(own, 'moves'):.2f}",
             f"{_mean(own, 'thrash'):.2f}",
@@ -162,7 +166,7 @@ def _goals(outcomes: list[Outcome]) -> list[str]:
                 for metric in COUNTS
                 if run[metric] > 0 and best[metric] == 0
             ]
-            ratio = run["gpu_fraction"] / best["gpu_fraction"] if best["gpu_fraction"] else 1.0
+            ratio = run["gpu_fraction"] / best["gpu_fraction"] if best["gpu_fraction"] > 0 else 1.0
             lowest = min(lowest, ratio)
             if ratio < 0.95:
                 missed.append(f"- {own.trace}, seed {seed}: {ratio:.3f} of the oracle's share")
@@ -218,7 +222,7 @@ def _by_trace(traces: list[Trace], outcomes: list[Outcome]) -> list[str]:
             name = f"**{outcome.policy}**" if outcome.policy == "danzar" else outcome.policy
             lines.append(
                 f"| {name} | {m['oom_count'].mean:.1f} | {m['llm_starved_count'].mean:.1f} | "
-                f"{m['squeezed_seconds'].mean:.0f} | {share.mean:.1%}{spread} | "
+                f"{m['squeezed_seconds'].mean:.0f} | {percent(share.mean)}{spread} | "
                 f"{m['moves'].mean:.1f} | {m['thrash'].mean:.1f} |"
             )
         lines.append("")
@@ -244,6 +248,8 @@ def picture(outcomes: list[Outcome], path: Path) -> None:
     for policy in _policies(outcomes):
         own = _of(outcomes, policy)
         share, harmed = 100 * _mean(own, "gpu_fraction"), 100 * _harmed(own)
+        if math.isnan(share):
+            continue  # no place for it on the axis
         points.setdefault((round(share, 1), round(harmed, 1)), []).append(policy)
         colour = "#1f6fb2" if policy == "danzar" else "#666666" if policy in CONTROLS else "#d1495b"
         axis.scatter(

@@ -4,8 +4,8 @@ The product's own admission, ledger and placement run here as they run in the bo
 docs/simulate.md for the format of a trace.
 """
 
-from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer
-from danzar_gpu.simulate.metrics import METRICS, Score, Spread
+from danzar_gpu.simulate.engine import Desk, Engine, Job, Policy, PolicyBase, Timer, Watch
+from danzar_gpu.simulate.metrics import METRICS, Score, Spread, percent
 from danzar_gpu.simulate.runs import (
     POLICIES,
     Outcome,
@@ -14,7 +14,8 @@ from danzar_gpu.simulate.runs import (
     play,
     policy_named,
 )
-from danzar_gpu.simulate.trace import Trace, TraceError, load, parse
+from danzar_gpu.simulate.trace import Trace
+from danzar_gpu.simulate.trace_file import TraceError, load, parse
 
 __all__ = [
     "METRICS",
@@ -31,9 +32,11 @@ __all__ = [
     "Trace",
     "TraceError",
     "UnknownPolicy",
+    "Watch",
     "contest",
     "load",
     "parse",
+    "percent",
     "play",
     "policy_named",
 ]

@@ -24,6 +24,8 @@ GROWTH_STEP = GIB // 16
 MAX_GROWTH_STEPS = 200
 THRASH_SECONDS = 60.0
 
+Watch = Callable[[float], None]
+"""Is told the time of each event, so that somebody can see how far a run is."""
 State = Literal["waiting", "loading", "running", "leaving", "arriving", "gone"]
 
 
@@ -192,11 +194,14 @@ class _Private:
 class Engine:
     """One run of one trace through one policy."""
 
-    def __init__(self, trace: Trace, policy: Policy, *, record: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, policy: Policy, *, record: bool = False, watch: Watch | None = None
+    ) -> None:
         self._trace = _with_llm_names(trace)
         self.world = World(trace.rig, self._trace.gpu_memory)
         self.score = Score(record=record)
         self._policy = policy
+        self._watch = watch
         self._now = 0.0
         self._end = trace.end
         self._queue: list[tuple[float, int, int, Timer]] = []
@@ -293,6 +298,8 @@ class Engine:
             if timer.action is None:
                 continue
             self._advance(at)
+            if self._watch is not None:
+                self._watch(at)
             timer.action()
             self._serve_programs()
             if self.score.record:
@@ -644,7 +651,7 @@ def grown_gb(growth: Growth, age: float, life: float) -> float:
         over = growth.seconds or life
         return growth.gb * min(1.0, max(0.0, age / over)) if over > 0 else growth.gb
     before: tuple[float, float] = (0.0, 0.0)
-    for second, gb in sorted(growth):
+    for second, gb in growth:
         if age < second:
             share = (age - before[0]) / (second - before[0])
             return before[1] + (gb - before[1]) * share
@@ -659,7 +666,7 @@ def growth_times(growth: Growth, start: float, life: float) -> list[float]:
     if not isinstance(growth, tuple):
         spans = [(0.0, min(growth.seconds or life, life), growth.gb)]
     else:
-        points = [(0.0, 0.0), *sorted(growth)]
+        points = [(0.0, 0.0), *growth]
         spans = [
             (a[0], min(b[0], life), abs(b[1] - a[1])) for a, b in pairwise(points) if a[0] < life
         ]

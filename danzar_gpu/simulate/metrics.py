@@ -75,8 +75,8 @@ class Score:
 
     @property
     def gpu_fraction(self) -> float:
-        """Model-seconds on a card over model-seconds; 1 where no model was wanted."""
-        return self.gpu_seconds / self.model_seconds if self.model_seconds else 1.0
+        """Model-seconds on a card over model-seconds; not a number where no model was wanted."""
+        return self.gpu_seconds / self.model_seconds if self.model_seconds else math.nan
 
     @property
     def p95_wait_seconds(self) -> float:
@@ -93,7 +93,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A metric over the seeds: its mean, and the 95 % interval of the mean."""
+    """A metric over the seeds that have a figure: its mean, and the 95 % interval of the mean.
+
+    Where no seed has one, nothing here is a number.
+    """
 
     mean: float
     low: float
@@ -104,6 +107,9 @@ class Spread:
 
 def spread(name: str, values: Sequence[float]) -> Spread:
     """Mean and interval of one metric."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return Spread(math.nan, math.nan, math.nan, math.nan)
     mean = sum(values) / len(values)
     worst = min(values) if name == "gpu_fraction" else max(values)
     if len(values) < 2:
@@ -115,3 +121,8 @@ def spread(name: str, values: Sequence[float]) -> Spread:
     low = max(0.0, mean - half)
     high = mean + half
     return Spread(mean, low, min(high, 1.0) if name == "gpu_fraction" else high, worst)
+
+
+def percent(share: float) -> str:
+    """A share for people; ``-`` where there is no figure."""
+    return "-" if math.isnan(share) else f"{share:.1%}"

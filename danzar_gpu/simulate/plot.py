@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from danzar_gpu.memory import GIB
-from danzar_gpu.simulate.metrics import Score
+from danzar_gpu.simulate.metrics import Score, percent
 from danzar_gpu.simulate.trace import Trace
 
 OUR_COLOURS = ("#1f6fb2", "#3b9dd9", "#7cc4ec", "#155a8a", "#a6d8f0", "#0d3b5c")
@@ -20,17 +21,39 @@ class PlotUnavailable(Exception):
     """There is no matplotlib, or the picture can't be written; the message says which."""
 
 
+def check(path: Path) -> None:
+    """Raises ``PlotUnavailable`` where ``draw`` would: it comes after a long replay."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise PlotUnavailable("a picture needs matplotlib: pip install matplotlib") from None
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.is_dir():
+        raise PlotUnavailable(f"{path} is a folder: --plot wants a file in it, such as run.png")
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise PlotUnavailable(f"{path} is no picture's name: end it in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise PlotUnavailable(f"{path} can't be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PlotUnavailable(f"{path} can't be written: that is not permitted")
+
+
 def draw(trace: Trace, scores: Mapping[str, Score], path: Path) -> None:
     """Write a picture with a column for each policy and a row for each card.
 
     Raises:
         PlotUnavailable: matplotlib is missing, or ``path`` can't be written.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise PlotUnavailable("a picture needs matplotlib: pip install matplotlib") from None
+    check(path)
+    import matplotlib
+
     matplotlib.use("Agg")
+    # Names in a trace are no formulas, whatever dollar signs they have.
+    with matplotlib.rc_context({"text.parse_math": False}):  # pyright: ignore[reportUnknownMemberType]
+        _draw(trace, scores, path)
+
+
+def _draw(trace: Trace, scores: Mapping[str, Score], path: Path) -> None:
     from matplotlib import pyplot
 
     cards = len(trace.rig)
@@ -55,7 +78,9 @@ def draw(trace: Trace, scores: Mapping[str, Score], path: Path) -> None:
             if column == 0:
                 axis.set_ylabel(f"{index}: {card.name}\nGiB")
             if index == 0:
-                axis.set_title(f"{name}: {score.gpu_fraction:.1%} on cards, {score.moves} moves")
+                axis.set_title(
+                    f"{name}: {percent(score.gpu_fraction)} on cards, {score.moves} moves"
+                )
             if index == cards - 1:
                 axis.set_xlabel("seconds")
     shown = sorted(colours)
@@ -65,8 +90,8 @@ def draw(trace: Trace, scores: Mapping[str, Score], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.04 + 0.02 * (len(shown) // 6), 1, 0.98))
     try:
         figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        raise PlotUnavailable(f"{path} can't be written: {error}") from None
+    except OSError as error:
+        raise PlotUnavailable(f"{path} can't be written: {error.strerror}") from None
     finally:
         pyplot.close(figure)
 

@@ -69,7 +69,9 @@ def trace_of(
             "try again, or look further back with --since"
         )
     start, end = samples[0].at, samples[-1].at
-    found = _models(recording, tuple(models), start, end)
+    duration = round(end - start, 1)
+    # What came with the last reading would begin when all is over.
+    found = [m for m in _models(recording, tuple(models), start, end) if m.at < duration]
     if not found:
         raise TooLittle(
             "no model was loaded in the recorded time: start vision in the bot, or look further "
@@ -91,7 +93,7 @@ def trace_of(
     return Trace(
         name=name,
         description="what was recorded on this machine",
-        duration=round(end - start, 1),
+        duration=duration,
         rig=tuple(
             Card(
                 name=names.get(f"cuda:{index}", f"card {index}"),
@@ -101,7 +103,7 @@ def trace_of(
         ),
         gpu_memory=_settled(config, samples, by_card, uuids),
         models=tuple(found),
-        foreign=tuple(foreign),
+        foreign=tuple(program for program in foreign if program.at < duration),
     )
 
 

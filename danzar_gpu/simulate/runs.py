@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from danzar_gpu.simulate.engine import Engine, Policy
+from danzar_gpu.simulate.engine import Engine, Policy, Watch
 from danzar_gpu.simulate.jitter import vary
 from danzar_gpu.simulate.metrics import METRICS, Score, Spread, spread
 from danzar_gpu.simulate.oracle import OraclePolicy
@@ -45,21 +45,33 @@ def policy_named(name: str) -> Callable[[], Policy]:
     if name in POLICIES:
         return POLICIES[name]
     module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), attribute)):
         known = ", ".join(POLICIES)
         raise UnknownPolicy(f"there is no policy {name!r}; there are {known} and module:Policy")
     try:
         made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownPolicy(f"{name}: {error}") from None
+    except Exception as error:  # a stranger's module, in which anything may go wrong
+        missing = isinstance(error, ImportError | AttributeError)
+        why = str(error) if missing else f"{type(error).__name__}: {error}"
+        raise UnknownPolicy(
+            f"the policy {name} can't be loaded: {why} (its module is looked for in this folder "
+            "and among the installed packages)"
+        ) from error
     if not callable(made):
-        raise UnknownPolicy(f"{name} is not a class")
+        raise UnknownPolicy(f"the policy {name} is not a class")
     return made  # pyright: ignore[reportReturnType]  # a stranger's class: its calls will tell
 
 
-def play(trace: Trace, policy: Policy, seed: int = 0, *, record: bool = False) -> Score:
+def play(
+    trace: Trace,
+    policy: Policy,
+    seed: int = 0,
+    *,
+    record: bool = False,
+    watch: Watch | None = None,
+) -> Score:
     """One run."""
-    return Engine(vary(trace, seed), policy, record=record).run()
+    return Engine(vary(trace, seed), policy, record=record, watch=watch).run()
 
 
 def contest(

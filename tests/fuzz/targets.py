@@ -39,7 +39,7 @@ def configuration(data: bytes) -> None:
 
 def trace(data: bytes) -> None:
     """A trace for ``danzar simulate``."""
-    from danzar_gpu.simulate.trace import TraceError, parse
+    from danzar_gpu.simulate import TraceError, parse
 
     try:
         parse(data)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contention.random import KINDS, RIGS, judge, main, random_trace
-from danzar_gpu.simulate import POLICIES, load, play
+from danzar_gpu.simulate import POLICIES, load, parse, play
 from danzar_gpu.simulate.engine import Engine
 from danzar_gpu.simulate.oracle import PlanPolicy
 from danzar_gpu.simulate.plan import Plan
+from danzar_gpu.simulate.writing import as_yaml
 
 
 @pytest.mark.parametrize("seed", range(len(KINDS)), ids=tuple(KINDS))
@@ -23,6 +24,13 @@ def test_a_seed_is_always_the_same_trace_and_all_kinds_and_rigs_come_up() -> Non
     assert drawn == [random_trace(seed) for seed in range(5 * len(KINDS))]
     assert {trace.name.rsplit("-", 1)[0] for trace in drawn} == set(KINDS)
     assert {tuple(card.total_gb for card in trace.rig) for trace in drawn} == set(RIGS.values())
+
+
+@pytest.mark.parametrize("seed", [32, 50, 83])  # events in a row, up to the end and beyond
+def test_what_was_drawn_can_be_written_and_read(seed: int) -> None:
+    drawn = random_trace(seed)
+    read = parse(as_yaml(drawn))
+    assert (read.models, read.foreign, read.sensor) == (drawn.models, drawn.foreign, drawn.sensor)
 
 
 @pytest.mark.parametrize("seed", [2, 5, 51])

@@ -68,6 +68,19 @@ def test_what_was_recorded_can_be_written_read_and_replayed() -> None:
     assert score.gpu_fraction > 0.95
 
 
+def test_what_came_with_the_last_reading_leaves_a_trace_that_can_be_read() -> None:
+    whole = evening(1e9)
+    last = sample(1e9 + 3610, "GPU-b", llm=7.0, others=3.4)
+    late = MoveRecord(1e9 + 3610, "clip", "RTX 4070", "load", "", "cuda:0", 0.0, GIB, "")
+    found = trace_of(
+        Recording([*whole.samples, last], whole.cards, [*whole.moves, late], whole.measurements),
+        GPUMemoryConfig(),
+    )
+    assert parse(as_yaml(found)).duration == 3610
+    assert [m.name for m in found.models] == [YOLO]
+    assert max(p.at for p in found.foreign) < 3610
+
+
 def test_models_end_where_the_bot_did() -> None:
     whole = evening(1e9)
     samples = [s for s in whole.samples if not 1e9 + 1000 < s.at < 1e9 + 3000]

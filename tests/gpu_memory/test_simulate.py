@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.progress import Progress, TaskID
 
+from benchmarks.contention import report
+from benchmarks.contention.__main__ import play_all
+from benchmarks.contention.random import judge
 from bot.__main__ import main
 from danzar_gpu.simulate import (
     POLICIES,
@@ -21,6 +28,7 @@ from danzar_gpu.simulate import (
     policy_named,
 )
 from danzar_gpu.simulate.jitter import vary
+from danzar_gpu.simulate.metrics import spread
 
 TRACES = sorted((Path(__file__).parents[2] / "benchmarks/contention/traces").glob("*.yaml"))
 DOCUMENT = Path(__file__).parents[2] / "docs" / "simulate.md"
@@ -65,6 +73,46 @@ def test_the_documents_example_is_a_trace() -> None:
         ("gpu_memory:\n  main_llm_processes: 4096", 3, "main_llm_processes: must be a list"),
         ("jitter: 5", 2, "jitter: must be a section"),
         ("sensor: [{kind: drunk}]", 2, "sensor[0].kind"),
+        ("duration: 1e12", 2, "not '1e12', which YAML takes for text: write 1000000000000 or 1.0e"),
+        ("duration: 2e-3", 2, "which YAML takes for text: write 0.002 or 2.0e-3"),
+        ("duration: 1e400", 2, "which YAML takes for text: write 1.0e+400"),
+        (
+            "duration: 367d",
+            2,
+            "duration: must be at most 366 days (31622400 seconds), not 31708800",
+        ),
+        ("duration: 0", 2, "duration: must be above 0, not 0"),
+        ("models: [{name: a, need_gb: -1}]", 2, "need_gb: must be at least 0, not -1"),
+        ("models: [{name: a, need_gb: big}]", 2, "need_gb: must be a number, not 'big'"),
+        ("models: [{name: a, need_gb: 5e1}]", 2, "write 50 or 5.0e+1"),
+        ("models: [{name: '', need_gb: 1}]", 2, "must be at least 1 character long, not ''"),
+        ("models: [{name: 5, need_gb: 1}]", 2, "name: must be a word, not 5"),
+        ("models: [{name: a, need_gb: 1, priority: 1.5}]", 2, "must be a whole number, not 1.5"),
+        ("models: [{name: a, need_gb: 1, at: soon}]", 2, "a time such as 90s, 2m or 1h 30m, not"),
+        ("models: [{1: 2, name: a, need_gb: 1}]", 2, "models[0]: a key must be a word, not 1"),
+        ("models: 5", 2, "models: must be a list, not 5"),
+        ("foreign: [{device: gpu, gb: 1}]", 2, "must be a card, as 1 or cuda:1, not 'gpu'"),
+        ("sensor: [{kind: drunk}]", 2, "'lost' or 'no_processes', not 'drunk'"),
+        ("gpu_memory: {headroom_gb: x}", 2, "headroom_gb: must be a number, not 'x'"),
+        ("gpu_memory: {vision_device: x}", 2, "must be a device such as cuda:0, not 'x'"),
+        ("gpu_memory: {main_llm_memory_reservation_gb: x}", 2, "must be a number, or 'auto', not"),
+        (
+            "gpu_memory: {main_llm_reservation_min_gb: 99}",
+            2,
+            "gpu_memory.main_llm_reservation_min_gb: must be at most",
+        ),
+        ("models: [{name: a, need_gb: 1, growth: fast}]", 2, "growth: must be so many GiB, {gb"),
+        ("models: [{name: a, need_gb: 1, growth: {gb: x}}]", 2, "growth.gb: must be a number"),
+        (
+            "models: [{name: a, need_gb: 1, growth: [[1]]}]",
+            2,
+            "growth[0]: must be complete: item 2 is missing, not [1]",
+        ),
+        (
+            "foreign:\n  - device: 0\n    gb: 1\n    growth:\n      - [9, 1]\n      - [5, 2]",
+            7,
+            "foreign[0].growth[1]: must not be before the point above it: 5 s comes after 9 s",
+        ),
         ("models: [", 2, "is not YAML"),
         ("models: []\nmodels: []", 3, "is there twice"),
     ],
@@ -74,12 +122,53 @@ def test_a_malformed_trace_is_refused_by_line_and_key(text: str, line: int, word
         parse(CARDS + text, "odd.yaml")
     assert f"odd.yaml:{line}: " in str(refused.value)
     assert words in str(refused.value)
+    for pydantics in ("Input should", "valid number", "after validation", "String should"):
+        assert pydantics not in str(refused.value)
+
+
+@pytest.mark.parametrize("rig", ["", "[]", "{cards: []}", "{cards: }"])
+def test_a_rig_without_cards_is_told_how_to_have_one(rig: str) -> None:
+    with pytest.raises(TraceError, match=r"trace:1: rig: names no card: write at least one"):
+        parse(f"rig: {rig}\n")
+
+
+def test_a_card_is_found_by_line_however_the_rig_is_written() -> None:
+    with pytest.raises(TraceError, match=r":3: rig\[0\].total_gb: must be above 0, not -1"):
+        parse("rig:\n  cards:\n  - {total_gb: -1}\n")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["models: [{%s, name: a, need_gb: 1}]", "foreign: [{%s, device: 0, gb: 1}]", "sensor: [{%s}]"],
+)
+def test_what_begins_when_all_is_over_is_refused_with_both_times(entry: str) -> None:
+    section = entry.partition(":")[0]
+    begins = "kind: lost, at: %s" if section == "sensor" else "at: %s"
+    assert trace("duration: 10\n" + entry % (begins % 9))
+    with pytest.raises(TraceError) as refused:
+        trace("duration: 10\n" + entry % (begins % 10))
+    assert f"trace:3: {section}[0].at: begins at 10 s, but the trace ends at 10 s" in str(
+        refused.value
+    )
+
+
+def test_a_growth_may_jump() -> None:
+    jump = "duration: 99\nmodels: [{name: a, need_gb: 1, growth: [[50, 0], [50, %s], [60, 0]]}]"
+    assert play(trace(jump % 12), Fixed(1)).oom_count == 1
+    assert play(trace(jump % 2), Fixed(1)).oom_count == 0
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "rig: []", "rig: &a [*a]", "\x00", "rig: {? [1]: 2}"])
 def test_junk_is_refused_without_a_traceback(text: str) -> None:
     with pytest.raises(TraceError):
         parse(text)
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(21, "1 more problem"), (22, "2 more problems")])
+def test_of_many_mistakes_some_are_shown_and_the_others_counted(wrong: int, words: str) -> None:
+    with pytest.raises(TraceError) as refused:
+        trace("".join(f"key{n}: 1\n" for n in range(wrong)))
+    assert str(refused.value).splitlines()[20:] == [f"trace: and {words}"]
 
 
 def test_sensible_spellings_are_the_same_trace() -> None:
@@ -218,18 +307,57 @@ def test_odd_but_valid_traces_are_played() -> None:
     for text in (
         "",
         "models: [{name: a, need_gb: 0}]",
-        "models: [{name: a, need_gb: 1, at: 50, until: 50}]\nduration: 10",
-        "models: [{name: a, need_gb: 1, at: 500}]\nduration: 10",
+        "models: [{name: a, need_gb: 1, at: 5, until: 5}]\nduration: 10",
+        "models: [{name: a, need_gb: 1, at: 9.99}]\nduration: 10",
         "models: [{name: a, need_gb: 999}]\nforeign: [{device: 0, gb: 999, llm: true}]",
         "sensor: [{kind: lost}, {kind: zero, at: 3, until: 4}, {kind: stale, at: 0}]\n"
         "models: [{name: a, need_gb: 1}]",
-        "duration: 0\nmodels: [{name: a, need_gb: 1}]",
+        "duration: 0.001\nmodels: [{name: a, need_gb: 1}]",
         "gpu_memory: {fallback_to_cpu: false, enable_memory_monitoring: false}\n"
         "models: [{name: a, need_gb: 99}, {name: a, need_gb: 1}]",
     ):
         for name, make in POLICIES.items():
             score = play(trace(text), make(), 1)
-            assert 0 <= score.gpu_fraction <= 1, (text, name)
+            assert 0 <= score.gpu_seconds <= score.model_seconds, (text, name)
+
+
+def test_where_no_model_was_wanted_there_is_no_share_on_cards(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "nobody.yaml"
+    path.write_text(CARDS, encoding="utf-8")
+    assert main(["simulate", str(path), "--seeds", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["policies"]
+    assert list(found) == list(POLICIES)
+    for policy in found.values():
+        assert set(policy["gpu_fraction"].values()) == {None}
+        assert [run["gpu_fraction"] for run in policy["runs"]] == [None, None]
+        assert policy["moves"]["mean"] == 0
+    assert main(["simulate", str(path), "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "%" not in out.split("mean over")[0]
+    assert out.count(" - ") == len(POLICIES)
+
+
+def test_a_mean_share_is_over_the_seeds_that_have_one() -> None:
+    some = spread("gpu_fraction", [0.5, math.nan, 0.7])
+    assert some == spread("gpu_fraction", [0.5, 0.7])
+    assert math.isnan(spread("gpu_fraction", [math.nan]).mean)
+
+
+def test_the_contest_takes_a_trace_without_models(tmp_path: Path) -> None:
+    with_model = trace("name: one\nmodels: [{name: a, need_gb: 1}]")
+    played = [trace("name: nobody"), with_model]
+    outcomes = play_all(played, POLICIES, 2)
+    text = report.page(played, outcomes, 2)
+    nobody = text.split("### one")[0]
+    assert "nan" not in text
+    assert "| **danzar** | 0.0 | 0.0 | 0 | - |" in nobody
+    shares = {o.policy: o.metrics["gpu_fraction"].mean for o in outcomes if o.trace == "one"}
+    assert f"| {shares['danzar']:.1%} |" in nobody, "the mean is that of the other trace"
+    assert "They all hold." in text
+    report.picture(outcomes[: len(POLICIES)], tmp_path / "empty.png")
+    assert judge(played[0]).ratio == 1
 
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
@@ -260,9 +388,77 @@ def test_there_are_ten_kinds_of_trace_on_four_rigs() -> None:
 def test_policies_are_found_by_name_or_module() -> None:
     assert policy_named("danzar")().name == "danzar"
     assert policy_named("danzar_gpu.simulate.policies:CpuPolicy")().name == "cpu"
-    for name in ("nobody", "no.such:Thing", "json:Nothing", ":", "json:__doc__"):
-        with pytest.raises(UnknownPolicy):
+    for name in ("nobody", "", ":", "json:", "..json:loads"):
+        with pytest.raises(UnknownPolicy, match=f"there is no policy '{re.escape(name)}'; there a"):
             policy_named(name)
+    for name in ("no.such:Thing", "json:Nothing"):
+        with pytest.raises(UnknownPolicy, match=f"{name} can't be loaded: .* among the installed"):
+            policy_named(name)
+    with pytest.raises(UnknownPolicy, match="is not a class"):
+        policy_named("json:decoder")
+
+
+@pytest.mark.parametrize("text", ["class Broken(:", "1 / 0"])
+def test_a_policys_module_that_fails_is_refused_in_words(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"broken_policy_{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["simulate", str(TRACES[0]), "--policy", f"{name}:Broken"]) == 2
+    assert f"the policy {name}:Broken can't be loaded: " in capsys.readouterr().err
+
+
+def test_a_run_tells_how_far_it_is() -> None:
+    seen: list[float] = []
+    play(
+        trace("duration: 100\nmodels: [{name: a, need_gb: 1, at: 50}]"), Fixed(1), watch=seen.append
+    )
+    assert seen == sorted(seen)
+    assert 50 in seen
+    assert max(seen) <= 100
+
+
+def test_somebody_who_looks_sees_a_bar_that_moves_within_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(CARDS + "duration: 5d\nmodels: [{name: a, need_gb: 1}]", encoding="utf-8")
+    words = ["simulate", str(path), "--policy", "static", "danzar", "--seeds", "2", "--json"]
+    assert main(words) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    moved: list[float] = []
+    update = Progress.update
+
+    def watched(bar: Progress, task: TaskID, *, completed: float, **more: Any) -> None:
+        moved.append(completed)
+        update(bar, task, completed=completed, **more)
+
+    monkeypatch.setattr(Progress, "update", watched)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for rich
+    assert main(words) == 0
+    looked = capsys.readouterr()
+    assert looked.out == quiet.out
+    assert "danzar, seed 1" in looked.err
+    assert moved == sorted(moved)
+    assert len([share for share in moved if 3 < share < 4]) > 100
+
+
+def test_one_of_a_thing_is_called_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "description: a [/b] [red]dog\nduration: 1\nrig: [{total_gb: 8}]\n"
+        "models: [{name: a, need_gb: 1}]",
+        encoding="utf-8",
+    )
+    assert main(["simulate", str(path), "--policy", "cpu"]) == 0
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.strip() == "one: a [/b] [red]dog (1 second, 1 card, 1 model)"
+    path.write_text("rig: [{total_gb: 8}, {total_gb: 8}]\nduration: 30d", encoding="utf-8")
+    assert main(["simulate", str(path), "--policy", "cpu"]) == 0
+    title = capsys.readouterr().out.splitlines()[0]
+    assert title.strip() == "one: a trace (2592000 seconds, 2 cards, 0 models)"
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,6 +481,53 @@ def test_the_command_prints_a_table_and_draws(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "dollars.yaml"
+    path.write_text(
+        "rig: [{name: 'A $x^$', total_gb: 8}]\nmodels: [{name: '$a_$ {', need_gb: 1}]",
+        encoding="utf-8",
+    )
+    words = ["simulate", str(path), "--policy", "danzar", "--plot", str(tmp_path / "run.png")]
+    assert main(words) == 0
+
+
+def test_a_picture_that_can_not_be_written_is_told_before_anything_is_played(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bot.simulate.play", None)
+    saved = tmp_path / "saved.yaml"
+    for place, words in (
+        (tmp_path, "is a folder: --plot wants a file in it, such as run.png"),
+        (tmp_path / "run.foo", "is no picture's name: end it in .png, .svg or .pdf"),
+        (tmp_path / "run", "is no picture's name"),
+        (tmp_path / "none" / "run.png", f"there is no folder {tmp_path / 'none'}"),
+    ):
+        command = ["simulate", str(TRACES[0]), "--plot", str(place), "--save-trace", str(saved)]
+        assert main(command) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"danzar simulate: {place} ")
+        assert words in shown.err
+    assert not saved.exists()
+
+
+def test_a_picture_that_fails_in_the_end_leaves_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    picture = tmp_path / "run.png"
+    words = ["simulate", str(TRACES[0]), "--policy", "cpu", "--plot", str(picture)]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert "cpu" in shown.out
+    assert shown.err == f"danzar simulate: {picture} can't be written: No space left on device\n"
+
+
 def test_the_command_refuses_with_a_line_and_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -293,8 +536,25 @@ def test_the_command_refuses_with_a_line_and_status_2(
     assert main(["simulate", str(bad)]) == 2
     assert f"{bad}:2: modells: there is no such key" in capsys.readouterr().err
     assert main(["simulate", str(TRACES[0]), "--policy", "nobody"]) == 2
-    assert main(["simulate", str(tmp_path / "none.yaml")]) == 2
     assert main(["simulate"]) == 2
+
+
+def test_what_is_no_trace_at_all_is_refused_by_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty, binary = tmp_path / "empty.yaml", tmp_path / "binary.yaml"
+    empty.touch()
+    binary.write_bytes(b"\x7fELF\xff\xfe")
+    for path, words in (
+        (tmp_path / "none.yaml", ": can't be read: No such file or directory"),
+        (tmp_path, ": can't be read: Is a directory"),
+        (empty, ":1: must be a mapping with rig:, models: and foreign:"),
+        (binary, ": is not UTF-8 text: "),
+    ):
+        assert main(["simulate", str(path)]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"{path}{words}")
 
 
 class Fickle(PolicyBase):

@@ -1,0 +1,66 @@
+"""What is wrong with a trace, by line and key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import ValidationError
+
+from danzar_gpu.refusals import Where, by_key, line_of, sentence
+from danzar_gpu.simulate.trace import Trace
+
+Problem = tuple[int | None, str, str]
+"""Line, key, and what is wrong with it."""
+
+
+def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem]:
+    """What can't be read as a trace: one problem a key, in the order of the file's lines."""
+    # Cards may be written as `rig: {cards: [...]}`, and are the rig's all the same.
+    lines = {("rig", *key[2:]): at for key, at in lines.items() if key[:2] == ("rig", "cards")} | {
+        **lines
+    }
+    return [
+        (
+            line_of(where, lines) or 1,
+            _dotted(where),
+            "there is no such key" if errors[0]["type"] == "extra_forbidden" else sentence(errors),
+        )
+        for where, errors in by_key(error, lines).items()
+    ]
+
+
+def contradictions(trace: Trace, lines: Mapping[Where, int]) -> list[Problem]:
+    """What is well by itself and makes no sense in this trace."""
+    found = [
+        (line_of(where, lines), _dotted(where), words)
+        for where, words in (*_devices(trace), *_times(trace))
+    ]
+    return sorted(found, key=lambda problem: problem[0] or 0)
+
+
+def _devices(trace: Trace) -> Iterator[tuple[Where, str]]:
+    cards = len(trace.rig)
+    for section, entries in (("foreign", trace.foreign), ("sensor", trace.sensor)):
+        for position, entry in enumerate(entries):
+            if entry.device is not None and entry.device >= cards:
+                words = f"there is no card {entry.device} (cards here: 0 to {cards - 1})"
+                yield (section, position, "device"), words
+
+
+def _times(trace: Trace) -> Iterator[tuple[Where, str]]:
+    """What would begin when all is over."""
+    for section in ("models", "foreign", "sensor"):
+        for position, entry in enumerate(getattr(trace, section)):
+            if entry.at >= trace.end:
+                words = (
+                    f"begins at {entry.at:.12g} s, but the trace ends at {trace.end:.12g} s: "
+                    "let it begin earlier, or make duration longer"
+                )
+                yield (section, position, "at"), words
+
+
+def _dotted(where: Where) -> str:
+    text = ""
+    for part in where:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
