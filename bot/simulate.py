@@ -33,6 +33,7 @@ from danzar_gpu.simulate import (
     load,
     play,
     policy_named,
+    unplayed,
 )
 from danzar_gpu.simulate.plot import PlotUnavailable, check, draw
 from danzar_gpu.simulate.recorded import Known, Recording, TooLittle, trace_of
@@ -129,6 +130,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except (NoHistory, TooLittle) as error:
         print(f"danzar simulate: {error}", file=sys.stderr)
         return Exit.FAILED
+    for late in unplayed(trace):
+        print(f"danzar simulate: {late}", file=sys.stderr)
     plot: Path | None = args.plot
     try:
         if plot is not None:

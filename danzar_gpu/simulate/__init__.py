@@ -16,6 +16,7 @@ from danzar_gpu.simulate.runs import (
 )
 from danzar_gpu.simulate.trace import Trace
 from danzar_gpu.simulate.trace_file import TraceError, load, parse
+from danzar_gpu.simulate.trace_problems import unplayed
 
 __all__ = [
     "METRICS",
@@ -39,4 +40,5 @@ __all__ = [
     "percent",
     "play",
     "policy_named",
+    "unplayed",
 ]

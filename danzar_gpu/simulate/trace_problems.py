@@ -31,10 +31,7 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
 
 def contradictions(trace: Trace, lines: Mapping[Where, int]) -> list[Problem]:
     """What is well by itself and makes no sense in this trace."""
-    found = [
-        (line_of(where, lines), _dotted(where), words)
-        for where, words in (*_devices(trace), *_times(trace))
-    ]
+    found = [(line_of(where, lines), _dotted(where), words) for where, words in _devices(trace)]
     return sorted(found, key=lambda problem: problem[0] or 0)
 
 
@@ -47,16 +44,15 @@ def _devices(trace: Trace) -> Iterator[tuple[Where, str]]:
                 yield (section, position, "device"), words
 
 
-def _times(trace: Trace) -> Iterator[tuple[Where, str]]:
-    """What would begin when all is over."""
+def unplayed(trace: Trace) -> Iterator[str]:
+    """What would begin when all is over: worth a word, and no harm."""
     for section in ("models", "foreign", "sensor"):
         for position, entry in enumerate(getattr(trace, section)):
             if entry.at >= trace.end:
-                words = (
-                    f"begins at {entry.at:.12g} s, but the trace ends at {trace.end:.12g} s: "
-                    "let it begin earlier, or make duration longer"
+                yield (
+                    f"{section}[{position}] begins at {entry.at:.12g} s, when the trace is over "
+                    f"({trace.end:.12g} s): it is not played"
                 )
-                yield (section, position, "at"), words
 
 
 def _dotted(where: Where) -> str:

@@ -26,6 +26,7 @@ from danzar_gpu.simulate import (
     parse,
     play,
     policy_named,
+    unplayed,
 )
 from danzar_gpu.simulate.jitter import vary
 from danzar_gpu.simulate.metrics import spread
@@ -141,15 +142,15 @@ def test_a_card_is_found_by_line_however_the_rig_is_written() -> None:
     "entry",
     ["models: [{%s, name: a, need_gb: 1}]", "foreign: [{%s, device: 0, gb: 1}]", "sensor: [{%s}]"],
 )
-def test_what_begins_when_all_is_over_is_refused_with_both_times(entry: str) -> None:
+def test_what_begins_when_all_is_over_is_named_with_both_times(entry: str) -> None:
     section = entry.partition(":")[0]
     begins = "kind: lost, at: %s" if section == "sensor" else "at: %s"
-    assert trace("duration: 10\n" + entry % (begins % 9))
-    with pytest.raises(TraceError) as refused:
-        trace("duration: 10\n" + entry % (begins % 10))
-    assert f"trace:3: {section}[0].at: begins at 10 s, but the trace ends at 10 s" in str(
-        refused.value
-    )
+    assert not list(unplayed(trace("duration: 10\n" + entry % (begins % 9))))
+    late = trace("duration: 10\n" + entry % (begins % 12))
+    assert list(unplayed(late)) == [
+        f"{section}[0] begins at 12 s, when the trace is over (10 s): it is not played"
+    ]
+    assert play(late, Fixed(0)).oom_count == 0
 
 
 def test_a_growth_may_jump() -> None:
