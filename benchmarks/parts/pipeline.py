@@ -16,7 +16,7 @@ from benchmarks.results import Bar, Result, Table, Target, shown
 from benchmarks.runs import Run
 from bot.settings import Settings
 from bot.vision.model_files import locate
-from bot.vision.worker.environment import NICENESS
+from bot.vision.worker.priority import NICENESS
 from bot.vision.worker.protocol import Destination
 
 PLAIN = "benchmarks.subjects.plain_vision"

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import BinaryIO, NoReturn
 
-from bot.vision.worker import environment
+from bot.vision.worker import environment, priority
 from bot.vision.worker.protocol import (
     HEADER,
     ProtocolError,
@@ -67,7 +67,7 @@ def main() -> NoReturn:
     environment.die_with(arguments.parent)
     channel = _take_over_pipes()
     environment.prepare(os.environ, arguments.threads)
-    environment.lower_priority()
+    priority.lower_priority()
     environment.keep_freed_memory()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 MIN_TORCH = (2, 6)
 MIN_ULTRALYTICS = (8, 4, 100)
-NICENESS = 5
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 64 << 20
@@ -73,18 +72,6 @@ def _config_dir() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="danzar-ultralytics-"))
-
-
-def lower_priority() -> None:
-    """The game and the LLM come first."""
-    import psutil
-
-    process = psutil.Process()
-    with contextlib.suppress(psutil.Error, OSError):
-        if os.name == "nt":
-            process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)  # type: ignore[attr-defined]
-        else:
-            process.nice(max(int(process.nice()), NICENESS))
 
 
 def keep_freed_memory() -> None:

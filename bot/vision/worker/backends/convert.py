@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bot.vision.worker import environment
+from bot.vision.worker import environment, priority
 from bot.vision.worker.backends.openvino import Precision
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     environment.die_with(order["parent"])
     environment.prepare(os.environ, order["threads"])
-    environment.lower_priority()
+    priority.lower_priority()
     # Libraries print; the last word is ours.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
