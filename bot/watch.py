@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -62,10 +61,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except UsageError as error:
         print(f"danzar watch: {error}", file=sys.stderr)
         return Exit.CONFIGURATION
-    try:
-        return asyncio.run(_watch(watched, args.frames, as_json=args.json, probe=args.probe))
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+    return asyncio.run(_watch(watched, args.frames, as_json=args.json, probe=args.probe))
 
 
 def capture_settings(configured: CaptureSettings, source: str | None) -> CaptureSettings:
@@ -126,9 +122,6 @@ async def _watch(
     with _ended_by_signals(asked_to_end):
         try:
             return await _follow(pipeline, reports, frames, as_json, asked_to_end)
-        except BrokenPipeError:
-            _forget_stdout()
-            return Exit.OK
         finally:
             await pipeline.stop()
             await manager.close()
@@ -277,16 +270,7 @@ def _ended_by_signals(event: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _forget_stdout() -> None:
-    """The interpreter must not complain when it flushes at its end."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
-
-
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
