@@ -218,8 +218,10 @@ def encode(frame: Frame) -> bytes:
 
 
 def _what_to_send(args: argparse.Namespace, configured: CaptureSettings) -> CaptureSettings:
-    source = args.source or ("region" if args.region else None)
-    if source is None and configured.source in ("auto", "remote"):
+    source: str | None = args.source
+    if source is None and args.region:
+        source = "region"
+    elif source is None and configured.source in ("auto", "remote"):
         source = "screen"
     changes: dict[str, object] = {"region": args.region} if args.region else {}
     if args.monitor is not None:

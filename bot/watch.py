@@ -22,6 +22,7 @@ from rich.console import Console
 
 from bot.exits import Exit
 from bot.loading import show_loading
+from bot.path_kind import NotThere, kind_of
 from bot.settings import CaptureSettings, Settings
 from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
@@ -31,6 +32,8 @@ from danzar_gpu import GPUMemoryManager, ProbeUnavailable, open_probe
 from danzar_gpu.probes import ProbeName
 
 log = logging.getLogger(__name__)
+
+TAKEN = "--source takes screen, scene, region, a path or an address such as rtsp://..."
 
 
 class UsageError(Exception):
@@ -68,7 +71,7 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
     """The configured capture with ``--source`` applied.
 
     Raises:
-        UsageError: the source is neither a word nor a file nor an address.
+        UsageError: the source is neither a word nor a file nor a folder nor an address.
     """
     if source is None:
         return configured
@@ -88,15 +91,17 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
                 "http(s)); this one has another scheme, no host or no possible port"
             ) from None
         return configured.model_copy(update={"source": "stream", "url": source})
-    path = Path(source.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return configured.model_copy(update={"source": "images", "path": str(path)})
-    if path.is_file():
-        return configured.model_copy(update={"source": "video", "path": str(path)})
-    raise UsageError(
-        f"there is no file or folder {source}; --source takes screen, scene, region, a path or "
-        "an address such as rtsp://..."
-    )
+    name = source.removeprefix("file://")
+    if not name.strip():
+        # As a path it would be the current folder, which nobody meant.
+        raise UsageError(f"--source is empty; {TAKEN}")
+    try:
+        path = Path(name).expanduser()
+        kind = kind_of(path)
+    except (NotThere, RuntimeError) as error:  # no home folder, or nobody's
+        raise UsageError(f"{error}; {TAKEN}") from None
+    new = {"source": "images" if kind == "folder" else "video", "path": str(path)}
+    return configured.model_copy(update=new)
 
 
 async def _watch(

@@ -427,6 +427,13 @@ def test_danzar_capture_says_when_the_secret_is_wrong(receiver: Receiver, pictur
     assert receiver.take(0) is None
 
 
+def test_danzar_capture_sends_nothing_when_its_source_is_empty(receiver: Receiver) -> None:
+    with danzar_capture(receiver.port, "--source", "") as sender:
+        _, said = sender.communicate(timeout=PATIENCE)
+    assert sender.returncode == Exit.CONFIGURATION
+    assert said.startswith("danzar capture: --source is empty; --source takes screen")
+
+
 def test_danzar_capture_comes_back_after_a_cut(pictures: Path) -> None:
     port = 0
     sent = ["--source", "scene"]
