@@ -226,20 +226,9 @@ def _config(action: str, settings: configuration.Settings, path: Path, probe: Pr
 
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
         return Exit.OK
-    from bot.misfits import misfits_here
+    from bot import config_check
 
-    if found := misfits_here(settings, path, "nvml" if probe == "auto" else probe):
-        for line, _ in found:
-            print(line, file=sys.stderr)
-        if any(misfit.fatal for _, misfit in found):
-            return Exit.CONFIGURATION
-    if found:
-        print(f"{path}: it can be used; the lines above say what would be done in another way.")
-    elif path.exists():
-        print(f"{path}: all is well.")
-    else:
-        print(f"{path} does not exist; the defaults apply, and they are well.")
-    return Exit.OK
+    return config_check.run(settings, path, probe)
 
 
 def _run_bot(args: argparse.Namespace, settings: configuration.Settings, path: Path) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bot.doctor import check_llm_server
+from bot.doctor import check_llm_server, check_models
 from bot.exits import Exit
-from bot.settings import Settings
+from bot.settings import Settings, load
 from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.history import HistoryStore, Sample
 from tests.bot.running import danzar
@@ -229,6 +229,34 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     assert "all is well" not in done.stdout
     standin_nvml.remove()
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
+
+
+def test_config_check_looks_for_the_files_that_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "clip:\n  model_path: no-such-clip\n"
+        "yolo:\n  enabled: true\n  model_path: no-such-model.pt\n"
+        "capture:\n  source: video\n  path: no-such-film.mp4\n",
+        encoding="utf-8",
+    )
+    done = danzar("config", "check", str(config))
+    assert (done.returncode, done.stdout) == (Exit.CONFIGURATION, "")
+    yolo, clip, film = done.stderr.splitlines()[:3]
+    assert yolo.startswith(f"{config}:5: yolo.model_path: no-such-model.pt is missing; ")
+    assert clip.startswith(f"{config}:1: clip: no-such-clip/open_clip_model.safetensors is missing")
+    assert film.startswith(f"{config}:8: capture.path: there is no video file no-such-film.mp4; ")
+
+
+def test_config_check_and_the_doctor_say_that_no_model_is_on(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("yolo: {enabled: false, model_path: nowhere}\nclip: {enabled: false}\n")
+    done = danzar("config", "check", str(config))
+    words = "YOLO and CLIP are both switched off, so vision sees nothing"
+    assert done.returncode == Exit.OK, "for the cards alone that is a way to run it"
+    assert done.stderr.startswith(f"{config}:1: yolo.enabled: {words}; ")
+    assert "all is well" not in done.stdout
+    [found] = check_models(load(config))
+    assert (found.state, found.what) == ("warning", words)
 
 
 @pytest.mark.parametrize(
