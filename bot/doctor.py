@@ -42,6 +42,13 @@ SIGNS: dict[State, str] = {"ok": "✅", "warning": "⚠️ ", "failure": "❌"}
 TORCH_SECONDS = 120.0
 CAPTURE_SECONDS = 60.0
 LEAST_DISK_BYTES = 200 * 1024**2
+DATA_LOST = (
+    "the bot runs, but forgets at its end the history, what it learned of models and the LLM, and "
+    "what chats chose; it can't keep models converted for OpenVINO, so torch computes on the CPU, "
+    "slower and with more memory, and each phrase's embedding is made anew; a second bot on the "
+    "folder would not be noticed"
+)
+"""Without a data folder that can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,31 +248,54 @@ def _model(role: str, find: Callable[[], ModelFile], to_pull: str | None = None)
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
-    """Can pulled models, history and temporary files be written?"""
-    for place, use in (
-        (_existing(locate(PULLED)), "pulled models"),
-        (_existing(Path(settings.data.folder).absolute()), "history and chats' choices"),
-        (Path(tempfile.gettempdir()), "temporary files"),
-    ):
-        try:
-            with tempfile.TemporaryFile(dir=place):
-                pass
-            free = shutil.disk_usage(place).free
-        except OSError as error:
-            what = f"{place} can't be written ({use}): {error.strerror}"
-            # Without them the bot goes on: from the shipped models, and from memory.
-            state: State = "failure" if use == "temporary files" else "warning"
-            yield Finding("disk", state, what, "give this user the right to write there")
-            continue
-        if free < LEAST_DISK_BYTES:
-            what = f"only {free / 1024**2:.0f} MiB are left in {place} ({use})"
-            yield Finding("disk", "warning", what, "make room there")
-        else:
-            yield Finding("disk", "ok", f"{place}: {free / GIB:.1f}GB left for {use}")
+    """Can pulled models, what Danzar keeps and temporary files be written?"""
+    yield _writable(
+        locate(PULLED).absolute(),
+        "pulled models",
+        lost="no model can be pulled; those that are here serve",
+        remedy="give this user the right to write there",
+    )
+    yield _writable(
+        Path(settings.data.folder).absolute(),
+        "what Danzar keeps (data.folder)",
+        lost=DATA_LOST,
+        remedy="give this user the right to write there, or name another folder in data.folder",
+    )
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except OSError as error:
+        what = f"temporary files can't be written: {error.strerror}"
+        yield Finding("disk", "failure", what, "make room, or name a folder in TMPDIR")
+    else:
+        yield _writable(
+            temporary,
+            "temporary files",
+            lost="vision's process and `danzar bench` don't start without them",
+            remedy="give this user the right to write there, or name another folder in TMPDIR",
+            state="failure",
+        )
+
+
+def _writable(
+    folder: Path, use: str, *, lost: str, remedy: str, state: State = "warning"
+) -> Finding:
+    """Whether a folder, which may not be there yet, can be written; ``lost``: what if not."""
+    try:
+        place = _existing(folder)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        what = f"{folder}, for {use}, can't be written ({error.strerror})"
+        return Finding("disk", state, f"{what}: {lost}", remedy)
+    if free < LEAST_DISK_BYTES:
+        what = f"only {free / 1024**2:.0f} MiB are left in {folder} for {use}"
+        return Finding("disk", "warning", what, "make room there")
+    return Finding("disk", "ok", f"{folder}: {free / GIB:.1f}GB left for {use}")
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """The folder, or the nearest above it that is there. Raises ``OSError``."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

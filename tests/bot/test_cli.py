@@ -20,6 +20,7 @@ from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.history import HistoryStore, Sample
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
+from tests.unprivileged import folder_for_anybody, run_unprivileged
 
 
 def device_figures(device: dict[str, Any]) -> tuple[float, float, float, float, float]:
@@ -229,6 +230,31 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     assert "all is well" not in done.stdout
     standin_nvml.remove()
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
+
+
+def test_doctor_names_the_data_folder_and_what_is_lost_without_it() -> None:
+    with folder_for_anybody() as place:
+        (place / "closed").mkdir(mode=0)
+        (place / "file").touch()
+        said = run_unprivileged(
+            "import sys; from bot.doctor import check_disk; from bot.settings import Settings",
+            "for folder in sys.argv[1:]:\n"
+            "    _, found, _ = check_disk(Settings(data={'folder': folder}))\n"
+            "    print(found.state, found.what, found.remedy)",
+            *(place / "closed" / "deep" / "data", place / "file" / "data"),
+        )
+        (place / "closed").chmod(0o700)  # so that it can be taken away
+        closed, file = said.splitlines()
+        for line, folder, why in (
+            (closed, place / "closed" / "deep" / "data", "Permission denied"),
+            (file, place / "file" / "data", "Not a directory"),
+        ):
+            assert line.startswith(
+                f"warning {folder}, for what Danzar keeps (data.folder), can't be written ({why}): "
+            )
+            for lost in ("history", "learned", "chats chose", "OpenVINO", "embedding"):
+                assert lost in line
+            assert line.endswith("or name another folder in data.folder")
 
 
 def test_config_check_looks_for_the_files_that_are_named(tmp_path: Path) -> None:
