@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file, a folder of images, or a stream; as configured if left out",
     )
     parser.add_argument(
-        "--frames", type=_positive, default=None, metavar="N", help="end after N reports"
+        "--frames", type=positive, default=None, metavar="N", help="end after N reports"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a frame")
 
@@ -275,7 +275,8 @@ def _ended_by_signals(event: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The number that an argument gives, from 1 on."""
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
