@@ -50,7 +50,7 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     shared.add_argument(
         "--config",
         metavar="PATH",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         help=f"the configuration (default: {configuration.DEFAULT_PATH})",
     )
@@ -118,9 +118,11 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
 
         profiling.add_arguments(profile)
     config = add("config", "check the configuration, or show it with all defaults")
-    config.add_argument("action", choices=("check", "show"), help="what to do")
     config.add_argument(
-        "file", nargs="?", type=Path, help="the configuration, in place of that of --config"
+        "action", metavar="check|show", choices=("check", "show"), help="what to do"
+    )
+    config.add_argument(
+        "file", nargs="?", type=_path, help="the configuration, in place of that of --config"
     )
     return parser
 
@@ -133,6 +135,13 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_seconds, metavar="N", help="end by itself after N seconds"
     )
+
+
+def _path(text: str) -> Path:
+    if text.strip():
+        return Path(text)
+    # As a path it would be the current folder.
+    raise argparse.ArgumentTypeError("it is empty; name a file")
 
 
 def _port(text: str) -> int:
@@ -176,7 +185,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except configuration.SettingsError as error:
         print(error, file=sys.stderr)
         print(
-            "\nNothing was started. Mend the lines above; docs/configuration.md has every key.",
+            "\nNothing was started. Mend what is named above; docs/configuration.md has every key.",
             file=sys.stderr,
         )
         return Exit.CONFIGURATION

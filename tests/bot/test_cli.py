@@ -286,7 +286,25 @@ def test_config_check_and_the_doctor_say_that_no_model_is_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [["nonsense"], ["demo", "--port", "70000"], ["demo", "--seconds", "-1"]]
+    ("name", "words"), [("missing.yaml", "there is no such file"), (".", "is a folder, not a file")]
+)
+def test_what_is_no_configuration_has_no_lines(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / name
+    done = danzar("config", "check", str(path))
+    assert done.returncode == Exit.CONFIGURATION
+    assert done.stderr.startswith(f"{path}: {words}\n")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["nonsense"],
+        ["demo", "--port", "70000"],
+        ["demo", "--seconds", "-1"],
+        ["status", "--config", ""],
+        ["config", "check", ""],
+        ["capture", "--to", "here:7460", "--frames", "-1"],
+    ],
 )
 def test_a_wrong_command_line_is_explained(wrong: list[str]) -> None:
     done = danzar(*wrong)
