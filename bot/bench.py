@@ -64,8 +64,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         return Exit.PROBE
     try:
         findings = asyncio.run(_with_bar(settings, probe))
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
     except (WorkerGone, OSError) as error:
         print(f"danzar bench: the vision worker could not be used: {error}", file=sys.stderr)
         return Exit.FAILED

@@ -18,11 +18,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from bot.capture_address import parse_address, shown
 from bot.capture_secret import SecretError, capture_secret
 from bot.exits import Exit
 from bot.settings import CaptureSettings, Settings
-from bot.watch import UsageError, capture_settings
+from bot.settings_problems import problems_of
+from bot.watch import UsageError, capture_settings, positive
 
 if TYPE_CHECKING:
     from bot.capture_wire import Channel
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--region", type=_region, metavar="LEFT,TOP,WIDTH,HEIGHT", help="a part of the desktop"
     )
     parser.add_argument("--fps", type=_rate, metavar="N", help="pictures a second (as configured)")
-    parser.add_argument("--frames", type=int, metavar="N", help="end after N pictures")
+    parser.add_argument("--frames", type=positive, metavar="N", help="end after N pictures")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         return Exit.TOKEN
     try:
         capture = _what_to_send(args, settings.capture)
-    except (UsageError, ValueError) as error:
+    except UsageError as error:
         _say(str(error))
         return Exit.CONFIGURATION
     stop = threading.Event()
@@ -218,8 +221,10 @@ def encode(frame: Frame) -> bytes:
 
 
 def _what_to_send(args: argparse.Namespace, configured: CaptureSettings) -> CaptureSettings:
-    source = args.source or ("region" if args.region else None)
-    if source is None and configured.source in ("auto", "remote"):
+    source: str | None = args.source
+    if source is None and args.region:
+        source = "region"
+    elif source is None and configured.source in ("auto", "remote"):
         source = "screen"
     changes: dict[str, object] = {"region": args.region} if args.region else {}
     if args.monitor is not None:
@@ -228,7 +233,12 @@ def _what_to_send(args: argparse.Namespace, configured: CaptureSettings) -> Capt
         changes["fps"] = args.fps
     chosen = capture_settings(configured.model_copy(update=changes), source)
     # Not copied but made anew: so that what was given together is checked.
-    return CaptureSettings.model_validate(chosen.model_dump())
+    given = chosen.model_dump(mode="json")
+    try:
+        return CaptureSettings.model_validate(given)
+    except ValidationError as error:
+        [problem, *_] = problems_of(error, CaptureSettings, {(key,): 1 for key in given}, most=1)
+        raise UsageError(f"--{problem.key or 'source'}: {problem.message}") from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
@@ -25,8 +25,10 @@ from bot import settings as configuration
 from bot.exits import Exit
 from bot.identity import version
 from bot.misfits import misfits
+from bot.missing_files import NO_MODEL
 from bot.settings import Settings
-from bot.vision import model_files
+from bot.vision.chosen_files import ModelFile, clip_file, yolo_file
+from bot.vision.model_files import PULLED, FileRefused, check_hash, locate
 from bot.vision.packages import missing_packages, why_no_vision
 from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
 from danzar_gpu.llm_server import ask_server
@@ -40,6 +42,13 @@ SIGNS: dict[State, str] = {"ok": "✅", "warning": "⚠️ ", "failure": "❌"}
 TORCH_SECONDS = 120.0
 CAPTURE_SECONDS = 60.0
 LEAST_DISK_BYTES = 200 * 1024**2
+DATA_LOST = (
+    "the bot runs, but forgets at its end the history, what it learned of models and the LLM, and "
+    "what chats chose; it can't keep models converted for OpenVINO, so torch computes on the CPU, "
+    "slower and with more memory, and each phrase's embedding is made anew; a second bot on the "
+    "folder would not be noticed"
+)
+"""Without a data folder that can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,75 +223,79 @@ def check_llm_server(settings: Settings) -> Iterator[Finding]:
 def check_models(settings: Settings) -> Iterator[Finding]:
     """Are the models there, and are they the files that they should be?"""
     if settings.yolo.enabled:
-        yield _model_file("YOLO", model_files.locate(settings.yolo.model_path))
+        yield _model("YOLO", lambda: yolo_file(settings.yolo))
     if settings.clip.enabled:
-        yield from _clip(settings)
+        yield _model("CLIP", lambda: clip_file(settings.clip), settings.clip.model_name)
     if not settings.yolo.enabled and not settings.clip.enabled:
-        yield Finding("model", "warning", "YOLO and CLIP are both switched off", "enable one")
+        yield Finding("model", "warning", NO_MODEL.what, NO_MODEL.remedy)
 
 
-def _clip(settings: Settings) -> Iterator[Finding]:
+def _model(role: str, find: Callable[[], ModelFile], to_pull: str | None = None) -> Finding:
+    """``to_pull``: the model that takes this one's place once it was pulled."""
     try:
-        pulled = model_files.pulled_folder(settings.clip.model_name)
-    except model_files.FileRefused as error:
-        yield Finding("model", "failure", f"CLIP: {error.what}", error.remedy)
-        return
-    if pulled.is_dir():
-        yield _model_file("CLIP", pulled / model_files.CLIP_WEIGHTS)
-        return
-    shipped = model_files.locate(settings.clip.model_path)
-    finding = _model_file("CLIP", shipped / model_files.CLIP_WEIGHTS)
-    if finding.state == "ok" and shipped.name != settings.clip.model_name:
-        finding = Finding(
-            finding.check,
-            "ok",
-            f"{finding.what} ({shipped.name} serves until {settings.clip.model_name} is pulled: "
-            "danzar models pull)",
-        )
-    yield finding
-
-
-def _model_file(role: str, path: Path) -> Finding:
-    remedy = "restore it from the repository, or name another in the configuration"
-    if not path.is_file():
-        return Finding("model", "failure", f"{role}: {path} is missing", remedy)
-    try:
-        pin = model_files.pin_of(path)
-        model_files.check_hash(path, pin.sha256 if pin else None)
-    except model_files.FileRefused as error:
+        found = find()
+        check_hash(found.path, found.pin.sha256 if found.pin else None)
+    except FileRefused as error:
         return Finding("model", "failure", f"{role}: {error.what}", error.remedy)
-    if pin is None:
-        what = f"{role}: {path} is in no manifest, so nobody knows whether it is unchanged"
+    if found.pin is None:
+        what = f"{role}: {found.path} is in no manifest, so nobody knows whether it is unchanged"
         return Finding("model", "warning", what, "nothing, if you put it there yourself")
-    return Finding("model", "ok", f"{role}: {path}, SHA-256 as in the manifest")
+    what = f"{role}: {found.path}, SHA-256 as in the manifest"
+    serving = found.path.parent.name
+    if to_pull is not None and not found.pulled and serving != to_pull:
+        what += f" ({serving} serves until {to_pull} is pulled: danzar models pull {to_pull})"
+    return Finding("model", "ok", what)
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
-    """Can pulled models, history and temporary files be written?"""
-    for place, use in (
-        (_existing(model_files.locate(model_files.PULLED)), "pulled models"),
-        (_existing(Path(settings.data.folder).absolute()), "history and chats' choices"),
-        (Path(tempfile.gettempdir()), "temporary files"),
-    ):
-        try:
-            with tempfile.TemporaryFile(dir=place):
-                pass
-            free = shutil.disk_usage(place).free
-        except OSError as error:
-            what = f"{place} can't be written ({use}): {error.strerror}"
-            # Without them the bot goes on: from the shipped models, and from memory.
-            state: State = "failure" if use == "temporary files" else "warning"
-            yield Finding("disk", state, what, "give this user the right to write there")
-            continue
-        if free < LEAST_DISK_BYTES:
-            what = f"only {free / 1024**2:.0f} MiB are left in {place} ({use})"
-            yield Finding("disk", "warning", what, "make room there")
-        else:
-            yield Finding("disk", "ok", f"{place}: {free / GIB:.1f}GB left for {use}")
+    """Can pulled models, what Danzar keeps and temporary files be written?"""
+    yield _writable(
+        locate(PULLED).absolute(),
+        "pulled models",
+        lost="no model can be pulled; those that are here serve",
+        remedy="give this user the right to write there",
+    )
+    yield _writable(
+        Path(settings.data.folder).absolute(),
+        "what Danzar keeps (data.folder)",
+        lost=DATA_LOST,
+        remedy="give this user the right to write there, or name another folder in data.folder",
+    )
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except OSError as error:
+        what = f"temporary files can't be written: {error.strerror}"
+        yield Finding("disk", "failure", what, "make room, or name a folder in TMPDIR")
+    else:
+        yield _writable(
+            temporary,
+            "temporary files",
+            lost="vision's process and `danzar bench` don't start without them",
+            remedy="give this user the right to write there, or name another folder in TMPDIR",
+            state="failure",
+        )
+
+
+def _writable(
+    folder: Path, use: str, *, lost: str, remedy: str, state: State = "warning"
+) -> Finding:
+    """Whether a folder, which may not be there yet, can be written; ``lost``: what if not."""
+    try:
+        place = _existing(folder)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        what = f"{folder}, for {use}, can't be written ({error.strerror})"
+        return Finding("disk", state, f"{what}: {lost}", remedy)
+    if free < LEAST_DISK_BYTES:
+        what = f"only {free / 1024**2:.0f} MiB are left in {folder} for {use}"
+        return Finding("disk", "warning", what, "make room there")
+    return Finding("disk", "ok", f"{folder}: {free / GIB:.1f}GB left for {use}")
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """The folder, or the nearest above it that is there. Raises ``OSError``."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

@@ -22,4 +22,4 @@ class Exit(IntEnum):
     LOCKED = 7
     """Another Danzar uses the same data folder."""
     INTERRUPTED = 130
-    """A second Ctrl-C: ended at once, without tidying up."""
+    """Ctrl-C before the work was done; a second one ends at once, without tidying up."""

@@ -42,8 +42,10 @@ def run(args: argparse.Namespace, path: Path) -> int:
     try:
         found = ask(host, settings.port, "/healthz" if args.live else "/readyz")
     except (OSError, http.client.HTTPException, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "no answer in time"
         print(
-            f"No Danzar answers on {host}, port {settings.port}: {error or 'no answer in time'}.",
+            f"No Danzar answers on {host}, port {settings.port}: {why}. Start it with `danzar`, or "
+            "name the configuration that it runs with (--config).",
             file=sys.stderr,
         )
         return Exit.FAILED

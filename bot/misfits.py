@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bot.yaml_document import DocumentError, read
 from danzar_gpu.config import GPUMemoryConfig, device_index
 from danzar_gpu.memory import GIB, MemorySnapshot
-from danzar_gpu.probes import ProbeError, ProbeName, open_probe
-
-if TYPE_CHECKING:
-    from bot.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +57,6 @@ def misfits(config: GPUMemoryConfig, snapshot: MemorySnapshot | None) -> Iterato
                 f"{config.cpu_fallback_threshold_gb:g}GB below which a card is left alone",
                 "raise it, or performance.gpu_memory_fraction",
             )
-
-
-def misfits_here(settings: Settings, path: Path, probe: ProbeName) -> list[tuple[str, Misfit]]:
-    """The same for this machine's cards, each with its place in the file.
-
-    Blocks for the driver. Nothing where there is none, or where it can't be read.
-    """
-    try:
-        opened = open_probe(probe)
-        try:
-            snapshot = opened.read(time.monotonic(), processes=False)
-        finally:
-            opened.close()
-    except ProbeError:
-        return []
-    lines = lines_of(path)
-    found = misfits(settings.gpu_memory, snapshot)
-    return [(f"{path}:{lines.get(misfit.key, 1)}: {misfit}", misfit) for misfit in found]
 
 
 def lines_of(path: Path) -> dict[str, int]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import re
 import shutil
 import sys
@@ -18,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bot import hub
 from bot.exits import Exit
+from bot.hub import PullError
 from bot.settings import Settings
 from bot.vision.model_files import (
     CLIP_CONFIG,
@@ -40,10 +40,6 @@ KNOWN = {
     "ViT-B-16": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     "ViT-L-14": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
 }
-
-
-class PullError(Exception):
-    """The model could not be fetched; says what happened and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +90,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except (PullError, FileRefused) as error:
         print(f"danzar models: {error}", file=sys.stderr)
         return Exit.FAILED
+    except OSError as error:
+        where = error.filename or locate(PULLED)
+        print(
+            f"danzar models: {where} can't be used ({error.strerror}); the models that are here "
+            "are as they were. Make room there, or give this user the right to read and write it.",
+            file=sys.stderr,
+        )
+        return Exit.FAILED
     _show(rows, as_json=args.json)
     bad = any(row.problem for row in rows)
     return Exit.FAILED if args.models_action == "check" and bad else Exit.OK
@@ -107,6 +111,7 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
     Raises:
         PullError: the hub can't be reached, has no such model, or the hash differs.
         FileRefused: the name is none.
+        OSError: it can't be written.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise PullError("--sha256 takes 64 hexadecimal digits")
@@ -115,7 +120,7 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as scratch:
         folder = Path(scratch)
-        get = fetch or _fetch_from_hub
+        get = fetch or hub.fetch
         config = get(repository, CLIP_CONFIG, folder)
         _check_config(config, name)
         weights = get(repository, CLIP_WEIGHTS, folder)
@@ -214,40 +219,3 @@ def _check_config(config: Path, name: str) -> None:
         ok = False
     if not ok:
         raise PullError(f"{name} has no usable {CLIP_CONFIG}: it is no open_clip model")
-
-
-def _fetch_from_hub(repository: str, file: str, folder: Path) -> Path:
-    """One file from the hub; its library shows a progress bar on standard error."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # Its retries would fill the screen; how it ends is told below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    print(f"fetching {file} from {repository} ...", file=sys.stderr)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(hf_hub_download(repository, file, local_dir=folder))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError, but it means: no network
-        raise PullError(_unreachable(error.__cause__ or error)) from error
-    except (EntryNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
-        raise PullError(
-            f"the hub has no {file} in {repository} that may be read; check the name, or log in "
-            "there first (`hf auth login`)"
-        ) from error
-    except Exception as error:  # the hub's HTTP library changes with its versions
-        raise PullError(_unreachable(error)) from error
-
-
-def _unreachable(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    why = f"{type(error).__name__}{': ' + lines[0][:160] if lines else ''}"
-    return (
-        f"the Hugging Face hub can't be reached ({why}); nothing was kept. Check the network "
-        "(HTTPS_PROXY, HF_ENDPOINT), or copy the two files "
-        f"{CLIP_CONFIG} and {CLIP_WEIGHTS} into a folder and name it in clip.model_path"
-    )

@@ -473,13 +473,15 @@ class SettingsError(Exception):
         super().__init__("\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
-        shown = [
-            f"{self.path}:{p.line or 1}: {p.key + ': ' if p.key else ''}{p.message}"
-            for p in self.problems[:MAX_SHOWN]
-        ]
+        shown = [f"{self._place(p)}: {p.message}" for p in self.problems[:MAX_SHOWN]]
         if more := len(self.problems) - len(shown):
             shown.append(f"{self.path}: and {counted(more, 'more problem')}")
         return shown
+
+    def _place(self, problem: Problem) -> str:
+        if problem.line is None and not problem.key:
+            return str(self.path)  # the file is not there: it has no lines
+        return f"{self.path}:{problem.line or 1}{': ' if problem.key else ''}{problem.key}"
 
 
 def load(path: Path | str = DEFAULT_PATH) -> Settings:
@@ -492,12 +494,14 @@ def load(path: Path | str = DEFAULT_PATH) -> Settings:
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SettingsError(path, [Problem(None, "", "is no regular file")])
+                raise SettingsError(path, [Problem(None, "", "is a device or a pipe, not a file")])
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         if path == DEFAULT_PATH:
             return Settings()
         raise SettingsError(path, [Problem(None, "", "there is no such file")]) from None
+    except IsADirectoryError:
+        raise SettingsError(path, [Problem(None, "", "is a folder, not a file")]) from None
     except OSError as error:
         raise SettingsError(path, [Problem(None, "", f"can't be read: {error.strerror}")]) from None
     return parse(raw, path)

@@ -34,9 +34,10 @@ which count at the next start; the answer and the log name what changed. Of visi
 change concerns is started again: a model for its threshold, the capture for its rate, the worker
 for `vision.cpu_budget`. What people chose in chat stays above the file.
 
-`danzar config check [FILE]` reads the file without starting anything. Where there is an NVIDIA
-driver it knows the cards, too: devices that don't exist, a reservation larger than its card. A
-reload refuses such a reservation; a start warns of it, since a card may be away for once.
+`danzar config check [FILE]` reads the file without starting anything, and looks whether the models
+and the film or pictures that it names are there. Where there is an NVIDIA driver it knows the
+cards, too: devices that don't exist, a reservation larger than its card. A reload refuses such a
+reservation; a start warns of it, since a card may be away for once.
 
 Sizes in GB are GiB (1,073,741,824 bytes), as in the commands' answers. Numbers, words and
 `true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from bot.exits import Exit
 from bot.loading import show_loading
+from bot.path_kind import NotThere, kind_of
 from bot.settings import CaptureSettings, Settings
 from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
@@ -32,6 +32,8 @@ from danzar_gpu import GPUMemoryManager, ProbeUnavailable, open_probe
 from danzar_gpu.probes import ProbeName
 
 log = logging.getLogger(__name__)
+
+TAKEN = "--source takes screen, scene, region, a path or an address such as rtsp://..."
 
 
 class UsageError(Exception):
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file, a folder of images, or a stream; as configured if left out",
     )
     parser.add_argument(
-        "--frames", type=_positive, default=None, metavar="N", help="end after N reports"
+        "--frames", type=positive, default=None, metavar="N", help="end after N reports"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a frame")
 
@@ -62,17 +64,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except UsageError as error:
         print(f"danzar watch: {error}", file=sys.stderr)
         return Exit.CONFIGURATION
-    try:
-        return asyncio.run(_watch(watched, args.frames, as_json=args.json, probe=args.probe))
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+    return asyncio.run(_watch(watched, args.frames, as_json=args.json, probe=args.probe))
 
 
 def capture_settings(configured: CaptureSettings, source: str | None) -> CaptureSettings:
     """The configured capture with ``--source`` applied.
 
     Raises:
-        UsageError: the source is neither a word nor a file nor an address.
+        UsageError: the source is neither a word nor a file nor a folder nor an address.
     """
     if source is None:
         return configured
@@ -92,15 +91,17 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
                 "http(s)); this one has another scheme, no host or no possible port"
             ) from None
         return configured.model_copy(update={"source": "stream", "url": source})
-    path = Path(source.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return configured.model_copy(update={"source": "images", "path": str(path)})
-    if path.is_file():
-        return configured.model_copy(update={"source": "video", "path": str(path)})
-    raise UsageError(
-        f"there is no file or folder {source}; --source takes screen, scene, region, a path or "
-        "an address such as rtsp://..."
-    )
+    name = source.removeprefix("file://")
+    if not name.strip():
+        # As a path it would be the current folder, which nobody meant.
+        raise UsageError(f"--source is empty; {TAKEN}")
+    try:
+        path = Path(name).expanduser()
+        kind = kind_of(path)
+    except (NotThere, RuntimeError) as error:  # no home folder, or nobody's
+        raise UsageError(f"{error}; {TAKEN}") from None
+    new = {"source": "images" if kind == "folder" else "video", "path": str(path)}
+    return configured.model_copy(update=new)
 
 
 async def _watch(
@@ -126,9 +127,6 @@ async def _watch(
     with _ended_by_signals(asked_to_end):
         try:
             return await _follow(pipeline, reports, frames, as_json, asked_to_end)
-        except BrokenPipeError:
-            _forget_stdout()
-            return Exit.OK
         finally:
             await pipeline.stop()
             await manager.close()
@@ -277,16 +275,8 @@ def _ended_by_signals(event: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _forget_stdout() -> None:
-    """The interpreter must not complain when it flushes at its end."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+def positive(text: str) -> int:
+    """The number that an argument gives, from 1 on."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")

@@ -96,10 +96,12 @@ def read(raw: bytes | str) -> Document:
         root = yaml.compose(text, Loader=_ShallowLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
+        line = mark.line + 1 if mark else 1
         words = error.problem or error.context or "malformed"
         if words.startswith("but ") and error.context:
             words = f"{error.context}, {words}"
+        if words.startswith("found character '\\t'"):
+            words = "a tab is where only spaces may be"
         raise DocumentError([Problem(line, "", f"is not valid YAML: {words}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -108,11 +110,11 @@ def read(raw: bytes | str) -> Document:
     except _TooDeep as error:
         raise DocumentError([Problem(error.line, "", "is nested too deeply")]) from None
     except RecursionError:
-        raise DocumentError([Problem(None, "", "is nested too deeply")]) from None
+        raise DocumentError([Problem(1, "", "is nested too deeply")]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets a few of Python's own errors through: an escape beyond Unicode, `%YAML 9..9`.
         words = " ".join(str(error).split())
-        raise DocumentError([Problem(None, "", f"is not valid YAML: {words}")]) from None
+        raise DocumentError([Problem(1, "", f"is not valid YAML: {words}")]) from None
     document = Document()
     if root is not None:
         document.data = _value(root, (), document)
@@ -123,7 +125,7 @@ def read(raw: bytes | str) -> Document:
 
 def _decode(raw: bytes | str) -> str:
     if len(raw) > MAX_BYTES:
-        raise DocumentError([Problem(None, "", f"is larger than {MAX_BYTES // 1024} KiB")])
+        raise DocumentError([Problem(1, "", f"is larger than {MAX_BYTES // 1024} KiB")])
     if isinstance(raw, str):
         return raw
     # Windows' editor writes UTF-16 when it says Unicode, and a mark before UTF-8.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -13,7 +15,12 @@ from rich.console import Console
 from bot import bench
 from bot.bench_findings import CaptureRun, Findings, ModelRun, advise, limit, shares
 from bot.settings import Settings
+from bot.vision.measured_worker import ACKNOWLEDGED, MeasuredWorker
+from bot.vision.reports import PipelineCounts
+from bot.vision.worker.handle import WorkerGone, WorkerHandle
+from bot.vision.worker.protocol import Reported
 from danzar_gpu import open_probe
+from tests.bot.doubles import frame_report
 from tests.gpu_memory.rig import Card, ScriptedProbe
 from tests.vision.conftest import make_clip, make_yolo
 from tests.vision.running import settings_for
@@ -171,3 +178,23 @@ async def test_a_missing_model_is_named_and_cards_are_still_polled(
     assert "absent.pt is missing" in missing and "change yolo.model_path" in missing
     assert "CLIP is off in the configuration" in off
     assert "there is no video file" in capture
+
+
+async def test_a_worker_that_goes_while_a_film_is_acknowledged_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ctrl-C reaches the worker first: nobody waits for what it was just told."""
+
+    class Gone:
+        async def ask(self, *_: object, **__: object) -> None:
+            raise WorkerGone("the vision worker ended with status 0")
+
+    worker = MeasuredWorker(1.0, cast(WorkerHandle, Gone()))
+    with pytest.raises(WorkerGone):
+        await worker.play(Path("film.mp4"), 5)
+    for _ in range(ACKNOWLEDGED):
+        worker.heard(Reported(report=frame_report(), counts=PipelineCounts()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert "never retrieved" not in caplog.text

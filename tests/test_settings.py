@@ -213,7 +213,7 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ("cuda:1\n", "game.yaml:1: must be a mapping of sections such as gpu_memory: and yolo:"),
         (
             "yolo:\n\tenabled: true\n",
-            "game.yaml:2: is not valid YAML: found character '\\t' that cannot start any token",
+            "game.yaml:2: is not valid YAML: a tab is where only spaces may be",
         ),
         (
             "yolo: [1, 2\n",
@@ -511,9 +511,9 @@ def test_any_value_under_any_key_is_kept_or_refused_at_its_line(data: st.DataObj
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "nothing.yaml"
-    with pytest.raises(SettingsError, match=r"nothing\.yaml:1: there is no such file"):
+    with pytest.raises(SettingsError, match=r"nothing\.yaml: there is no such file"):
         load(missing)
-    with pytest.raises(SettingsError, match=r":1: can't be read: "):
+    with pytest.raises(SettingsError, match=": is a folder, not a file"):
         load(tmp_path)
 
 
@@ -530,7 +530,7 @@ def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)  # whoever opens it waits for somebody who writes
     for path in (pipe, Path("/dev/zero")):
-        with pytest.raises(SettingsError, match=":1: is no regular file"):
+        with pytest.raises(SettingsError, match=": is a device or a pipe, not a file"):
             load(path)
 
 
@@ -543,7 +543,7 @@ def test_a_file_that_belongs_to_somebody_else_is_named() -> None:
         imports = "import sys\nfrom bot.settings import SettingsError, load"
         code = "try: load(sys.argv[1])\nexcept SettingsError as error: print(error)"
         said = run_unprivileged(imports, code, path)
-    assert said == f"{path}:1: can't be read: Permission denied\n"
+    assert said == f"{path}: can't be read: Permission denied\n"
 
 
 def test_a_refused_address_keeps_its_password_to_itself() -> None:

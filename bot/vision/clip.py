@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bot.vision.model_files import (
-    CLIP_WEIGHTS,
-    FileRefused,
-    Pin,
-    locate,
-    pin_of,
-    pulled_folder,
-    safetensors_parameters,
-)
+from bot.vision.chosen_files import clip_file
+from bot.vision.model_files import safetensors_parameters
 from bot.vision.service import CONTEXT_BYTES, ModelService, Plan
 from bot.vision.worker.protocol import ClipSpec
 from danzar_gpu import Footprint
@@ -36,35 +27,24 @@ class ClipService(ModelService):
 
     def plan(self) -> Plan:
         wish = self.settings.clip
-        pulled = _pulled(wish.model_name)
-        note = ""
-        if pulled is not None:
-            folder, pin = pulled
-            model = wish.model_name
-        else:
-            folder = locate(wish.model_path)
+        found = clip_file(wish)
+        folder = found.path.parent
+        model, note = wish.model_name, ""
+        if not found.pulled:
             model = folder.name
-            weights = folder / CLIP_WEIGHTS
-            if not weights.is_file():
-                raise FileRefused(
-                    f"{wish.model_path}/{CLIP_WEIGHTS} is missing and {wish.model_name} is not "
-                    "pulled",
-                    f"run `danzar models pull {wish.model_name}` or restore the folder",
-                )
-            pin = pin_of(weights)
             note = (
                 f"{model} serves until {wish.model_name} was fetched with "
                 f"`danzar models pull {wish.model_name}`"
             )
         spec = ClipSpec(
             folder=str(folder),
-            sha256=pin.sha256 if pin else None,
+            sha256=found.pin.sha256 if found.pin else None,
             concepts=self.concepts or wish.concepts,
             confidence_threshold=wish.confidence_threshold,
             max_insights=wish.max_insights,
             batch_size=wish.batch_size,
         )
-        numbers = safetensors_parameters(folder / CLIP_WEIGHTS)
+        numbers = safetensors_parameters(found.path)
         return Plan(spec, model, predict(numbers, wish.batch_size), note)
 
 
@@ -80,18 +60,3 @@ def predict(parameters: int, batch_size: int) -> Footprint:
         activations_bytes=ACTIVATIONS_BYTES + batch_size * PICTURE_BYTES,
         context_bytes=CONTEXT_BYTES,
     )
-
-
-def _pulled(model_name: str) -> tuple[Path, Pin] | None:
-    """A pulled model counts only with its hash on record. Raises ``FileRefused``."""
-    folder = pulled_folder(model_name)
-    weights = folder / CLIP_WEIGHTS
-    if not weights.is_file():
-        return None
-    pin = pin_of(weights)
-    if pin is None:
-        raise FileRefused(
-            f"{weights} was not put there by `danzar models pull`: its hash is not on record",
-            f"run `danzar models pull {model_name}`",
-        )
-    return folder, pin

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,13 @@ import psutil
 
 from bot.settings import CaptureSettings
 from bot.vision.reports import FrameReport
-from bot.vision.worker.handle import ProcessWorker, WorkerFactory, WorkerHandle
+from bot.vision.worker.handle import (
+    ProcessWorker,
+    WorkerFactory,
+    WorkerGone,
+    WorkerHandle,
+    WorkerRefused,
+)
 from bot.vision.worker.protocol import (
     Consumed,
     Done,
@@ -80,7 +86,7 @@ class MeasuredWorker:
     _first: asyncio.Event = field(default_factory=asyncio.Event)
     _source: str = ""
     _trouble: str = ""
-    _acknowledging: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    _acknowledging: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     async def load(self, request: LoadModel) -> Placed:
         """Raises ``WorkerRefused``, ``WorkerGone``, ``TimeoutError``."""
@@ -181,10 +187,14 @@ class MeasuredWorker:
                 pass  # progress and the log are nothing to a measurement
 
     def _acknowledge(self) -> None:
-        asking = self._handle.ask(Consumed(reports=ACKNOWLEDGED), Done, timeout=self.patience)
-        task: asyncio.Task[object] = asyncio.ensure_future(asking)
+        task = asyncio.create_task(self._consumed())
         self._acknowledging.add(task)
         task.add_done_callback(self._acknowledging.discard)
+
+    async def _consumed(self) -> None:
+        # A worker that is gone is told to whoever waits for the film.
+        with suppress(WorkerGone, WorkerRefused, TimeoutError):
+            await self._handle.ask(Consumed(reports=ACKNOWLEDGED), Done, timeout=self.patience)
 
     def _cpu_seconds(self) -> float:
         try:

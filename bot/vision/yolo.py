@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bot.vision.model_files import FileRefused, locate, pin_of
+from bot.vision.chosen_files import yolo_file
 from bot.vision.service import CONTEXT_BYTES, ModelService, Plan
 from bot.vision.worker.protocol import YoloSpec
 from danzar_gpu import Footprint
@@ -28,13 +28,8 @@ class YoloService(ModelService):
 
     def plan(self) -> Plan:
         wish = self.settings.yolo
-        path = locate(wish.model_path)
-        if not path.is_file():
-            raise FileRefused(
-                f"{wish.model_path} is missing",
-                "put an ultralytics checkpoint there or change yolo.model_path",
-            )
-        pin = pin_of(path)
+        found = yolo_file(wish)
+        path, pin = found.path, found.pin
         size = wish.image_size or (pin.image_size if pin else None)
         spec = YoloSpec(
             path=str(path),

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from bot.doctor import check_llm_server
+from bot.doctor import check_llm_server, check_models
 from bot.exits import Exit
-from bot.settings import Settings
+from bot.settings import Settings, load
 from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.history import HistoryStore, Sample
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
+from tests.unprivileged import folder_for_anybody, run_unprivileged
 
 
 def device_figures(device: dict[str, Any]) -> tuple[float, float, float, float, float]:
@@ -231,8 +232,79 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
 
 
+def test_doctor_names_the_data_folder_and_what_is_lost_without_it() -> None:
+    with folder_for_anybody() as place:
+        (place / "closed").mkdir(mode=0)
+        (place / "file").touch()
+        said = run_unprivileged(
+            "import sys; from bot.doctor import check_disk; from bot.settings import Settings",
+            "for folder in sys.argv[1:]:\n"
+            "    _, found, _ = check_disk(Settings(data={'folder': folder}))\n"
+            "    print(found.state, found.what, found.remedy)",
+            *(place / "closed" / "deep" / "data", place / "file" / "data"),
+        )
+        (place / "closed").chmod(0o700)  # so that it can be taken away
+        closed, file = said.splitlines()
+        for line, folder, why in (
+            (closed, place / "closed" / "deep" / "data", "Permission denied"),
+            (file, place / "file" / "data", "Not a directory"),
+        ):
+            assert line.startswith(
+                f"warning {folder}, for what Danzar keeps (data.folder), can't be written ({why}): "
+            )
+            for lost in ("history", "learned", "chats chose", "OpenVINO", "embedding"):
+                assert lost in line
+            assert line.endswith("or name another folder in data.folder")
+
+
+def test_config_check_looks_for_the_files_that_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "clip:\n  model_path: no-such-clip\n"
+        "yolo:\n  enabled: true\n  model_path: no-such-model.pt\n"
+        "capture:\n  source: video\n  path: no-such-film.mp4\n",
+        encoding="utf-8",
+    )
+    done = danzar("config", "check", str(config))
+    assert (done.returncode, done.stdout) == (Exit.CONFIGURATION, "")
+    yolo, clip, film = done.stderr.splitlines()[:3]
+    assert yolo.startswith(f"{config}:5: yolo.model_path: no-such-model.pt is missing; ")
+    assert clip.startswith(f"{config}:1: clip: no-such-clip/open_clip_model.safetensors is missing")
+    assert film.startswith(f"{config}:8: capture.path: there is no video file no-such-film.mp4; ")
+
+
+def test_config_check_and_the_doctor_say_that_no_model_is_on(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("yolo: {enabled: false, model_path: nowhere}\nclip: {enabled: false}\n")
+    done = danzar("config", "check", str(config))
+    words = "YOLO and CLIP are both switched off, so vision sees nothing"
+    assert done.returncode == Exit.OK, "for the cards alone that is a way to run it"
+    assert done.stderr.startswith(f"{config}:1: yolo.enabled: {words}; ")
+    assert "all is well" not in done.stdout
+    [found] = check_models(load(config))
+    assert (found.state, found.what) == ("warning", words)
+
+
 @pytest.mark.parametrize(
-    "wrong", [["nonsense"], ["demo", "--port", "70000"], ["demo", "--seconds", "-1"]]
+    ("name", "words"), [("missing.yaml", "there is no such file"), (".", "is a folder, not a file")]
+)
+def test_what_is_no_configuration_has_no_lines(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / name
+    done = danzar("config", "check", str(path))
+    assert done.returncode == Exit.CONFIGURATION
+    assert done.stderr.startswith(f"{path}: {words}\n")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["nonsense"],
+        ["demo", "--port", "70000"],
+        ["demo", "--seconds", "-1"],
+        ["status", "--config", ""],
+        ["config", "check", ""],
+        ["capture", "--to", "here:7460", "--frames", "-1"],
+    ],
 )
 def test_a_wrong_command_line_is_explained(wrong: list[str]) -> None:
     done = danzar(*wrong)

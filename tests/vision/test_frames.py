@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +87,11 @@ def test_a_looping_video_starts_again_and_its_time_goes_on(video_file: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "there is no video file"), (b"nonsense" * 99, "can't be opened")]
+    ("content", "words"),
+    [
+        (None, "there is no video file .*film.mp4; "),
+        (b"nonsense" * 99, "the file film.mp4 can't be opened: Invalid data found when [a-z ]*; "),
+    ],
 )
 def test_what_is_no_video_is_refused_in_words(
     tmp_path: Path, content: bytes | None, words: str
@@ -96,6 +102,26 @@ def test_what_is_no_video_is_refused_in_words(
     with pytest.raises(SourceError, match=words) as caught:
         open_source(capture(source="video", path=str(path)))
     assert caught.value.remedy
+
+
+def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is a folder, not a video file"):
+        open_source(capture(source="video", path=str(tmp_path)))
+    with pytest.raises(SourceError, match=f"^{os.devnull} is a device or a pipe, not a video file"):
+        open_source(capture(source="video", path=os.devnull))
+    with pytest.raises(SourceError, match=r"the folder x+ can't be reached: File name too long"):
+        open_source(capture(source="images", path="x" * 300))
+
+
+def test_a_folder_that_may_not_be_read_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(SourceError, match=f"the folder {tmp_path} can't be read: Permission"):
+        open_source(capture(source="images", path=str(tmp_path)))
 
 
 def test_images_come_as_people_count(tmp_path: Path) -> None:

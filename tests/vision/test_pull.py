@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bot import pull
+from bot import hub, pull
 from bot.exits import Exit
 from bot.pull import PullError
 from bot.settings import Settings
 from bot.vision.model_files import FileRefused
+from tests.bot.running import ROOT
 
 CONFIG = json.dumps({"model_cfg": {"embed_dim": 8}}).encode()
 WEIGHTS = b"weights" * 100
@@ -52,17 +56,17 @@ def run(*words: str) -> int:
 
 
 def test_a_model_is_fetched_and_its_hash_recorded(folder: Path) -> None:
-    hub = Hub()
-    found = pull.pull("ViT-B/32", DIGEST.upper(), fetch=hub)
+    hubs = Hub()
+    found = pull.pull("ViT-B/32", DIGEST.upper(), fetch=hubs)
     assert found.resolve() == folder / "ViT-B-32"
-    assert {repository for repository, _ in hub.asked} == {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}
+    assert {repository for repository, _ in hubs.asked} == {"laion/CLIP-ViT-B-32-laion2B-s34B-b79K"}
     assert sorted(p.name for p in found.iterdir()) == [
         "open_clip_config.json",
         "open_clip_model.safetensors",
     ]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["ViT-B-32/open_clip_model.safetensors"]["sha256"] == DIGEST
-    pull.pull("someone/another-clip", fetch=hub)
+    pull.pull("someone/another-clip", fetch=hubs)
     assert len(json.loads((folder / "manifest.json").read_text())) == 2
 
 
@@ -115,16 +119,68 @@ def test_check_finds_a_changed_and_a_missing_file(
     assert run("list") == Exit.OK
 
 
-def test_a_hub_that_can_not_be_reached_is_told_in_words(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_hub_that_can_not_be_reached_is_told_in_words_a_line_a_retry(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     import huggingface_hub
 
     def refuse(*_: object, **__: object) -> str:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(hub, "WAITS", (0.0, 0.0))
+    assert run("pull", "ViT-B/32") == Exit.FAILED
+    fetching, first, second, end, *by_hand = capsys.readouterr().err.splitlines()
+    assert fetching.startswith("fetching open_clip_config.json")
+    assert first == second
+    assert first.startswith("the hub does not answer (ConnectionError: no route to host); asking")
+    assert "can't be reached (ConnectionError: no route to host); nothing was kept" in end
+    *addresses, last = by_hand
+    assert [address.rpartition("/")[2] for address in addresses] == list(Hub().files)
+    assert "clip.model_path" in last
+    assert list(folder.iterdir()) == []
+
+
+BREAKS_MIDWAY = """
+import logging
+from pathlib import Path
+
+import huggingface_hub.file_download
+from bot import hub, logs
+
+
+def download(*_, **__):
+    library = logging.getLogger("huggingface_hub.utils._http")
+    library.warning("'cut' thrown while requesting GET https://hub/file")
+    library.warning("Retrying in 1s [Retry 1/5].")
+    return "file"
+
+
+huggingface_hub.hf_hub_download = download
+logs.configure("INFO")
+hub.fetch("someone/clip", "file", Path())
+"""
+
+
+def test_what_the_hubs_library_says_of_a_retry_is_said_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BREAKS_MIDWAY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stderr.splitlines()[1:] == ["Retrying in 1s [Retry 1/5]."]
+
+
+def test_a_folder_that_can_not_be_written_is_told_in_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.rmdir()
+    folder.write_text("no folder")
     assert run("pull", "ViT-B/32") == Exit.FAILED
     error = capsys.readouterr().err
-    assert "can't be reached (ConnectionError: no route to host)" in error
-    assert "clip.model_path" in error
+    assert error.startswith("danzar models: models/pulled")
+    assert "the models that are here are as they were. Make room there" in error

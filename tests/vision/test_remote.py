@@ -427,6 +427,23 @@ def test_danzar_capture_says_when_the_secret_is_wrong(receiver: Receiver, pictur
     assert receiver.take(0) is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--source", ""), "--source is empty; --source takes screen"),
+        (("--monitor", "99"), "--monitor: must be less than or equal to 16, not 99\n"),
+        (("--region", "1,2,3,4"), "--region: a region is at least 16 x 16 pixels"),
+    ],
+)
+def test_danzar_capture_sends_nothing_that_makes_no_sense(
+    receiver: Receiver, arguments: tuple[str, ...], words: str
+) -> None:
+    with danzar_capture(receiver.port, *arguments) as sender:
+        _, said = sender.communicate(timeout=PATIENCE)
+    assert sender.returncode == Exit.CONFIGURATION
+    assert said.startswith(f"danzar capture: {words}")
+
+
 def test_danzar_capture_comes_back_after_a_cut(pictures: Path) -> None:
     port = 0
     sent = ["--source", "scene"]

@@ -264,6 +264,25 @@ def test_an_address_that_can_not_be_watched_is_refused_before_the_start(source: 
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "--source is empty"),
+        (" ", "--source is empty"),
+        ("file://", "--source is empty"),
+        ("~nobody-of-that-name/film.mp4", "home"),
+        (os.devnull, f"{os.devnull} is a device or a pipe, not a file or folder"),
+        ("x" * 300, "can't be reached: File name too long"),
+    ],
+)
+def test_a_source_that_is_no_place_is_refused_and_never_taken_for_the_current_folder(
+    source: str, words: str
+) -> None:
+    with pytest.raises(watch.UsageError, match=words) as refused:
+        watch.capture_settings(CaptureSettings(), source)
+    assert "--source takes screen" in str(refused.value)
+
+
 @pytest.mark.parametrize("frames", ["0", "-3", "many"])
 def test_the_number_of_frames_is_positive(frames: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()

@@ -8,8 +8,16 @@ from bot.vision.frames import MAX_PIXELS, SourceError
 
 
 def open_container(
-    address: str, shown: str, options: dict[str, str], *, timeout: float | None = None
+    address: str, shown: str, options: dict[str, str], remedy: str, *, timeout: float | None = None
 ) -> tuple[Any, Any]:
+    """What FFmpeg makes of an address or a file's path, and the video in it.
+
+    ``shown`` stands for the address, which may hold a password, in every message; ``remedy`` is
+    for what can't be opened.
+
+    Raises:
+        SourceError: it can't be opened, or holds no video of a size that can be watched.
+    """
     import av
     from av.error import FFmpegError
 
@@ -18,10 +26,7 @@ def open_container(
             address, options=options, timeout=None if timeout is None else (timeout, timeout)
         )
     except (FFmpegError, OSError, ValueError) as error:
-        raise SourceError(
-            f"{shown} can't be opened: {without_address(str(error), address)}",
-            "check that it exists and is a video",
-        ) from error
+        raise SourceError(f"{shown} can't be opened: {why(error, address)}", remedy) from error
     stream = next(iter(container.streams.video), None)
     if stream is None:
         container.close()
@@ -40,5 +45,6 @@ def open_container(
     return container, stream
 
 
-def without_address(text: str, address: str) -> str:
-    return text.replace(address, "the address")
+def why(error: Exception, address: str) -> str:
+    """An error of FFmpeg's or the system's in words, without the address that it quotes."""
+    return getattr(error, "strerror", None) or str(error).replace(address, "it")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bot.path_kind import NotThere, require
 from bot.vision.frames import Frame, SourceError, decode_image
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,17 @@ class ImagesSource:
         self._sequence = 0
 
     def open(self) -> None:
-        if not self._folder.is_dir():
-            raise SourceError(f"there is no folder {self._folder}", "check capture.path")
-        self._paths = sorted(
-            (p for p in self._folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES),
-            key=_natural,
-        )
+        try:
+            require(self._folder, "folder", "folder")
+            found = [p for p in self._folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        except NotThere as error:
+            raise SourceError(str(error), "check capture.path") from None
+        except OSError as error:
+            raise SourceError(
+                f"the folder {self._folder} can't be read: {error.strerror}",
+                "give this user the right to read it",
+            ) from error
+        self._paths = sorted(found, key=_natural)
         if not self._paths:
             raise SourceError(
                 f"the folder {self._folder} holds no picture",

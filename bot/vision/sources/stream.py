@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bot.vision.frames import Decoded, Frame, SourceError
-from bot.vision.sources.container import open_container, without_address
+from bot.vision.sources.container import open_container, why
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -51,7 +51,11 @@ class StreamSource:
         if self._scheme.startswith("rtsp"):
             options["rtsp_transport"] = "tcp"
         container, stream = open_container(
-            self._url, self.description, options, timeout=self._timeout
+            self._url,
+            self.description,
+            options,
+            "check that the sender runs and that the address in capture.url or --source is its",
+            timeout=self._timeout,
         )
         self._newest, self._ended, self._error = None, False, None
         self._stop.clear()
@@ -72,7 +76,7 @@ class StreamSource:
                 if self._stop.is_set():
                     break
         except (FFmpegError, OSError) as failure:
-            error = without_address(str(failure), self._url)
+            error = why(failure, self._url)
         finally:
             container.close()
             with self._news:

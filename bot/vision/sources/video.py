@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bot.path_kind import NotThere, require
 from bot.vision.frames import Decoded, Frame, SourceError
 from bot.vision.sources.container import open_container
 
@@ -36,13 +37,18 @@ class VideoSource:
         """Between the last two frames: so much later the film begins again."""
 
     def open(self) -> None:
-        if not self._path.is_file():
-            raise SourceError(f"there is no video file {self._path}", "check capture.path")
+        try:
+            require(self._path, "file", "video file")
+        except NotThere as error:
+            raise SourceError(str(error), "check capture.path") from None
         self._start()
 
     def _start(self) -> None:
         self._container, stream = open_container(
-            str(self._path), self._path.name, {"protocol_whitelist": "file"}
+            str(self._path),
+            f"the file {self._path.name}",
+            {"protocol_whitelist": "file"},
+            "check that it is a video and that this user may read it",
         )
         self._frames = self._container.decode(stream)
 

@@ -1,0 +1,67 @@
+"""How any command ends when it is interrupted, or when nobody reads what it prints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.exits import Exit
+from tests.bot.running import ROOT
+
+INTERRUPTS = """
+import signal
+import sys
+
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupter())
+"""
+MODULE = (sys.executable, "-m", "bot")
+SCRIPT = (str(Path(sys.executable).with_name("danzar")),)
+
+
+@pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["module", "script"])
+@pytest.mark.parametrize("imported", ["bot.command_line", "yaml", "bot.status"])
+def test_ctrl_c_while_danzar_is_imported_ends_it_without_a_word(
+    tmp_path: Path, program: tuple[str, ...], imported: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(name=imported))
+    done = subprocess.run(
+        [*program, "status"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.INTERRUPTED, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("status", "--probe", "simulated"), ("--help",)])
+def test_a_reader_that_is_gone_is_no_error(arguments: tuple[str, ...]) -> None:
+    # What Python holds back until its end is lost there, and it would say so.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody_reads:
+        done = subprocess.run(
+            [*MODULE, *arguments],
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (Exit.OK, "")
