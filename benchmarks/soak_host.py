@@ -22,8 +22,8 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 import bot.client
+from bot.cli.exits import Exit
 from bot.context import AppContext
-from bot.exits import Exit
 from bot.vision.reports import FrameReport
 from danzar_gpu import ProbeError
 from tests.bot.fake_discord import addresses

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status (``bot.exits.Exit``)."""
+    """Run one command; the exit status (``bot.cli.exits.Exit``)."""
     try:
-        from bot.command_line import run
+        from bot.cli.command_line import run
 
         try:
             return run(argv)

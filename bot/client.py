@@ -14,8 +14,8 @@ import aiohttp
 import discord
 from discord.ext import commands
 
+from bot.cli.exits import Exit
 from bot.context import AppContext
-from bot.exits import Exit
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import discord
 
+from bot.cli.exits import Exit
 from bot.client import DanzarBot
 from bot.context import AppContext
-from bot.exits import Exit
 from cogs.embeds import NEUTRAL
 
 if TYPE_CHECKING:

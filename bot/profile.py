@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from danzar_gpu.history import HistoryStore, Measurement, MoveKind, MoveRecord
 from danzar_gpu.latency import Histogram
 from danzar_gpu.learning import FootprintBook

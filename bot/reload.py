@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bot import logs
 from bot.context import AppContext
 from bot.misfits import lines_of, misfits
+from bot.observability import logs
 from bot.settings import Settings, SettingsError, load
 from bot.yaml_document import Problem
 

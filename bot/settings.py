@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bot import cores
-from bot.capture_address import DEFAULT_PORT, parse_address
+from bot.remote_capture.address import DEFAULT_PORT, parse_address
 from bot.settings_contradictions import contradictions
 from bot.settings_problems import problems_of
 from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read

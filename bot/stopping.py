@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from bot import bench
-from bot.bench_findings import CaptureRun, Findings, ModelRun, advise, limit, shares
+from bot.cli import bench
+from bot.cli.bench_findings import CaptureRun, Findings, ModelRun, advise, limit, shares
 from bot.settings import Settings
 from bot.vision.measured_worker import ACKNOWLEDGED, MeasuredWorker
 from bot.vision.reports import PipelineCounts

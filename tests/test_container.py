@@ -17,8 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bot.capture_address import DEFAULT_PORT, parse_address
-from bot.command_line import build_parser
+from bot.cli.command_line import build_parser
+from bot.remote_capture.address import DEFAULT_PORT, parse_address
 from bot.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import discord
 import pytest
 import yaml
 
-from bot.command_line import build_parser
+from bot.cli.command_line import build_parser
 from bot.settings import Settings, parse
 from bot.settings_docs import page
 from tests.standin import GUIDE, StandinNvml

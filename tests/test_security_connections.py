@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from tests.bot.running import ADDRESS, ROOT, Running
 
 HOOK = """

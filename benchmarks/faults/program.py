@@ -13,7 +13,7 @@ from benchmarks.faults import PATIENCE, Group, Seen, Trial, asked, logged
 from benchmarks.faults.chat import panel
 from benchmarks.faults.data import history, samples
 from benchmarks.host import Bench, Line, a_host, well
-from bot.exits import Exit
+from bot.cli.exits import Exit
 
 
 def _second(bench: Bench) -> Seen:

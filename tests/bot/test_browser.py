@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Error, Locator, Page, expect, sync_playwright
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from tests.bot.running import ADDRESS, Running, started_demo
 
 pytestmark = pytest.mark.browser

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bot.doctor import check_llm_server, check_models
-from bot.exits import Exit
+from bot.cli.doctor import check_llm_server, check_models
+from bot.cli.exits import Exit
 from bot.settings import Settings, load
 from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.history import HistoryStore, Sample
@@ -237,7 +237,7 @@ def test_doctor_names_the_data_folder_and_what_is_lost_without_it() -> None:
         (place / "closed").mkdir(mode=0)
         (place / "file").touch()
         said = run_unprivileged(
-            "import sys; from bot.doctor import check_disk; from bot.settings import Settings",
+            "import sys; from bot.cli.doctor import check_disk; from bot.settings import Settings",
             "for folder in sys.argv[1:]:\n"
             "    _, found, _ = check_disk(Settings(data={'folder': folder}))\n"
             "    print(found.state, found.what, found.remedy)",

@@ -11,10 +11,10 @@ from pathlib import Path
 import discord
 import pytest
 
-from bot import logs
+from bot.cli.exits import Exit
 from bot.client import DanzarBot, run_on_discord
 from bot.context import open_context
-from bot.exits import Exit
+from bot.observability import logs
 from bot.settings import DataSettings, Settings, VisionSettings
 from danzar_gpu import GPUMemoryManager
 from tests.bot.doubles import scripted_context

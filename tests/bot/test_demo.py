@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from tests.bot.running import ADDRESS, ROOT, started, started_demo
 
 HEAVY = ("torch", "torchvision", "ultralytics", "open_clip", "cv2", "matplotlib", "rich")

@@ -13,10 +13,10 @@ from itertools import repeat
 import pytest
 
 from bot import client as client_module
-from bot import logs
+from bot.cli.exits import Exit
 from bot.client import DanzarBot, run_on_discord
 from bot.context import AppContext
-from bot.exits import Exit
+from bot.observability import logs
 from tests.bot.doubles import scripted_context
 from tests.bot.fake_discord import CHANNEL, FakeDiscord, Fault, until
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from tests.bot.fake_discord import FakeDiscord, until
 from tests.bot.running import ROOT, Running
 

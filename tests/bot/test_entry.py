@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from tests.bot.running import ROOT
 
 INTERRUPTS = """
@@ -30,7 +30,7 @@ SCRIPT = (str(Path(sys.executable).with_name("danzar")),)
 
 
 @pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["module", "script"])
-@pytest.mark.parametrize("imported", ["bot.command_line", "yaml", "bot.status"])
+@pytest.mark.parametrize("imported", ["bot.cli.command_line", "yaml", "bot.cli.status"])
 def test_ctrl_c_while_danzar_is_imported_ends_it_without_a_word(
     tmp_path: Path, program: tuple[str, ...], imported: str
 ) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bot import logs, profile
+from bot import profile
+from bot.observability import logs
 from bot.profile import ModelProfile, MoveLine, Timing
 from tests.bot.test_vision_commands import EVIL, pings_nobody, text_of, within_limits
 from tests.bot.world import World, in_world, last

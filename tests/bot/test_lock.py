@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.lock import NAME, AlreadyRunning, locked
 from tests.bot.running import ROOT, danzar, started
 from tests.standin import GUIDE, StandinNvml

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot import logs
+from bot.observability import logs
 from danzar_gpu import Footprint
 from tests.bot.running import ROOT, danzar
 from tests.gpu_memory.rig import Rig
@@ -94,7 +94,7 @@ def test_the_token_is_taken_out_wherever_it_was_put(form: logs.Form) -> None:
 
 DYING = """
 import sys, threading
-from bot import logs
+from bot.observability import logs
 logs.configure("INFO", token=sys.argv[1])
 logs.catch_what_nobody_caught()
 def fail():

@@ -18,11 +18,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from bot import health_check
+from bot.cli import health_check
+from bot.cli.exits import Exit
 from bot.client import DanzarBot
 from bot.context import AppContext
-from bot.exits import Exit
-from bot.health import Observability, observed
+from bot.observability.health import Observability, observed
 from bot.settings import ObservabilitySettings, Settings
 from bot.vision.reports import PipelineCounts
 from danzar_gpu import AdmissionRefused, Footprint

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from bot.__main__ import main
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.profile import Configured, profiles, profiles_of
 from danzar_gpu import Footprint
 from danzar_gpu.history import HistoryStore, Latencies, Measurement, MoveKind, MoveRecord

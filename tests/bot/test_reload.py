@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import logs
 from bot.context import AppContext
 from bot.misfits import misfits
+from bot.observability import logs
 from bot.reload import Reloaded, differences, reload, reload_or_say_why
 from bot.settings import Settings, SettingsError, parse
 from danzar_gpu import Footprint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.vision.packages import PACKAGES
 from tests.bot.running import ADDRESS, ROOT, danzar, started
 

@@ -495,7 +495,7 @@ def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
 def test_a_picture_that_can_not_be_written_is_told_before_anything_is_played(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bot.simulate.play", None)
+    monkeypatch.setattr("bot.cli.simulate.play", None)
     saved = tmp_path / "saved.yaml"
     for place, words in (
         (tmp_path, "is a folder: --plot wants a file in it, such as run.png"),

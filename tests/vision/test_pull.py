@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bot import hub, pull
-from bot.exits import Exit
-from bot.pull import PullError
+from bot.cli import hub, pull
+from bot.cli.exits import Exit
+from bot.cli.pull import PullError
 from bot.settings import Settings
 from bot.vision.model_files import FileRefused
 from tests.bot.running import ROOT
@@ -146,7 +146,8 @@ import logging
 from pathlib import Path
 
 import huggingface_hub.file_download
-from bot import hub, logs
+from bot.cli import hub
+from bot.observability import logs
 
 
 def download(*_, **__):

@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bot.capture_address import parse_address
-from bot.capture_receiver import MOST_VISITORS, Receiver
-from bot.capture_secret import SecretError, capture_secret
-from bot.capture_wire import (
+from bot.cli.doctor import check_capture
+from bot.cli.doctor_questions import ask_capture
+from bot.cli.exits import Exit
+from bot.remote_capture.address import parse_address
+from bot.remote_capture.receiver import MOST_VISITORS, Receiver
+from bot.remote_capture.secret import SecretError, capture_secret
+from bot.remote_capture.wire import (
     LENGTH,
     MAGIC,
     MAX_PICTURE_BYTES,
@@ -33,9 +36,6 @@ from bot.capture_wire import (
     WireError,
     knock,
 )
-from bot.doctor import check_capture
-from bot.doctor_questions import ask_capture
-from bot.exits import Exit
 from bot.settings import CaptureSettings, Settings
 from bot.vision.frames import MAX_PIXELS, SourceError, SourceWaiting
 from bot.vision.sources import open_source

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from bot import watch
-from bot.exits import Exit
+from bot.cli import watch
+from bot.cli.exits import Exit
 from bot.settings import CaptureSettings
 from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.scene import render

@@ -156,7 +156,7 @@ def test_the_bot_process_imports_nothing_heavy() -> None:
     program = (
         "import json, sys\n"
         "import bot.vision.pipeline, bot.vision.yolo, bot.vision.clip, bot.vision.service\n"
-        "import bot.vision.worker.handle, bot.vision.model_files, bot.watch, bot.pull\n"
+        "import bot.vision.worker.handle, bot.vision.model_files, bot.cli.watch, bot.cli.pull\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     shown = subprocess.run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import time
 
-from bot.capture_address import parse_address
-from bot.capture_secret import REMEDY, SecretError, capture_secret
+from bot.remote_capture.address import parse_address
+from bot.remote_capture.secret import REMEDY, SecretError, capture_secret
 from bot.vision.frames import MAX_PIXELS, Frame, SourceError, SourceWaiting, decode_image
 
 WAIT_SECONDS = 2.0
@@ -27,7 +27,7 @@ class RemoteSource:
 
     def open(self) -> None:
         try:
-            from bot.capture_receiver import Receiver
+            from bot.remote_capture.receiver import Receiver
         except ModuleNotFoundError as error:
             raise SourceError(
                 f"{error.name} is not installed", "install what vision needs: danzar[vision]"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot import hub
-from bot.exits import Exit
-from bot.hub import PullError
+from bot.cli import hub
+from bot.cli.exits import Exit
+from bot.cli.hub import PullError
 from bot.settings import Settings
 from bot.vision.model_files import (
     CLIP_CONFIG,

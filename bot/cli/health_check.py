@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bot import settings as configuration
-from bot.exits import Exit
+from bot.cli.exits import Exit
 
 SECONDS = 5.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}

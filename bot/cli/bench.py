@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bot.bench_findings import TITLES, CaptureRun, Findings, ModelRun, advise, limit
+from bot.cli.bench_findings import TITLES, CaptureRun, Findings, ModelRun, advise, limit
+from bot.cli.exits import Exit
+from bot.cli.progress import progress_bar
 from bot.cores import usable
-from bot.exits import Exit
-from bot.progress import progress_bar
 from bot.vision.clip import ClipService
 from bot.vision.film_file import FPS
 from bot.vision.measured_worker import MeasuredWorker, NothingSeen, measured_worker

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
-from bot import discord_words
+from bot.observability import discord_words
 
 Form = Literal["text", "json"]
 

@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 
-from bot.capture_address import shown
-from bot.capture_wire import (
+from bot.remote_capture.address import shown
+from bot.remote_capture.wire import (
     Channel,
     Kind,
     Refused,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bot import settings as configuration
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.identity import version
 from bot.misfits import misfits
 from bot.missing_files import NO_MODEL
@@ -379,7 +379,7 @@ def check_capture(answer: dict[str, Any], settings: Settings) -> Iterator[Findin
 def ask(question: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Put a question to a child process with a time limit; ``{"failed": why}`` if it can't tell."""
     environment = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    command = [sys.executable, "-m", "bot.doctor_questions", question]
+    command = [sys.executable, "-m", "bot.cli.doctor_questions", question]
     try:
         done = subprocess.run(
             command,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from bot.exits import Exit
-from bot.progress import progress_bar
+from bot.cli.exits import Exit
+from bot.cli.progress import progress_bar
+from bot.cli.simulate_results import as_json, print_table
 from bot.settings import Settings
-from bot.simulate_results import as_json, print_table
 from danzar_gpu.history import HistoryStore
 from danzar_gpu.simulate import (
     POLICIES,

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from rich.console import Console
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.loading import show_loading
 from bot.path_kind import NotThere, kind_of
 from bot.settings import CaptureSettings, Settings

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from bot.capture_address import parse_address, shown
-from bot.capture_secret import SecretError, capture_secret
-from bot.exits import Exit
+from bot.cli.exits import Exit
+from bot.cli.watch import UsageError, capture_settings, positive
+from bot.remote_capture.address import parse_address, shown
+from bot.remote_capture.secret import SecretError, capture_secret
 from bot.settings import CaptureSettings, Settings
 from bot.settings_problems import problems_of
-from bot.watch import UsageError, capture_settings, positive
 
 if TYPE_CHECKING:
-    from bot.capture_wire import Channel
+    from bot.remote_capture.wire import Channel
     from bot.vision.frames import Frame, FrameSource
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -105,7 +105,7 @@ class Sender:
 
     def run(self) -> int:
         """The exit status: 0 when all was sent, 3 when the secret is not the bot's."""
-        from bot.capture_wire import Refused, Verdict, WireError
+        from bot.remote_capture.wire import Refused, Verdict, WireError
         from bot.vision.frames import SourceError
 
         failures = 0
@@ -147,7 +147,7 @@ class Sender:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Channel]:
-        from bot.capture_wire import HANDSHAKE_SECONDS, knock
+        from bot.remote_capture.wire import HANDSHAKE_SECONDS, knock
 
         with socket.create_connection(self._to, timeout=HANDSHAKE_SECONDS) as connection:
             # What waits in here would be old when it arrives.
@@ -170,7 +170,7 @@ class Sender:
             source.close()
 
     def _send_frames(self, channel: Channel, source: FrameSource) -> None:
-        from bot.capture_wire import Kind, WireError
+        from bot.remote_capture.wire import Kind, WireError
 
         began = due = time.monotonic()
         while not self._stop.is_set():
@@ -191,7 +191,7 @@ class Sender:
 
 def _hear(channel: Channel) -> None:
     """Raises ``WireError`` with the bot's words when it hung up."""
-    from bot.capture_wire import Kind, WireError
+    from bot.remote_capture.wire import Kind, WireError
 
     readable, _, _ = select.select([channel], [], [], 0)
     if readable:
@@ -209,7 +209,7 @@ def encode(frame: Frame) -> bytes:
     """
     import cv2
 
-    from bot.capture_wire import MAX_PICTURE_BYTES
+    from bot.remote_capture.wire import MAX_PICTURE_BYTES
     from bot.vision.frames import SourceError
 
     for quality in QUALITIES:

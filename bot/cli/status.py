@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from danzar_gpu import GPUMemoryManager, ProbeError, open_probe, report
 from danzar_gpu.history import HistoryStore
 from danzar_gpu.memory import DeviceMemory

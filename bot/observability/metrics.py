@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from bot.context import AppContext
 from bot.identity import version
-from bot.readiness import readiness
+from bot.observability.readiness import readiness
 from bot.vision.reports import FrameReport
 from danzar_gpu.admission import Cause
 from danzar_gpu.history import Event

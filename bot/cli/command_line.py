@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from bot import quick_start  # isort: split
 
 from bot import settings as configuration
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.identity import version
 
 if TYPE_CHECKING:
@@ -84,32 +84,32 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for programs")
     watch = add("watch", "what vision sees, without Discord")
     if "watch" in asked:
-        from bot import watch as watching
+        from bot.cli import watch as watching
 
         watching.add_arguments(watch)
     models = add("models", "pull, list and check models")
     if "models" in asked:
-        from bot import pull
+        from bot.cli import pull
 
         pull.add_arguments(models)
     capture = add("capture", "send this machine's screen to a bot in a container or elsewhere")
     if "capture" in asked:
-        from bot import capture_sender
+        from bot.remote_capture import sender as capture_sender
 
         capture_sender.add_arguments(capture)
     simulate = add("simulate", "play a trace of programs and models through placement policies")
     if "simulate" in asked:
-        from bot import simulate as simulating
+        from bot.cli import simulate as simulating
 
         simulating.add_arguments(simulate)
     health = add("health", "ask the running bot whether it is well; for a container's health check")
     if "health" in asked:
-        from bot import health_check
+        from bot.cli import health_check
 
         health_check.add_arguments(health)
     bench = add("bench", "what vision takes on this machine, and what to change (a minute)")
     if "bench" in asked:
-        from bot import bench as benching
+        from bot.cli import bench as benching
 
         benching.add_arguments(bench)
     profile = add("profile", "what each model takes and how fast it is, as measured here")
@@ -161,7 +161,7 @@ def _seconds(text: str) -> float:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status (``bot.exits.Exit``)."""
+    """Run one command; the exit status (``bot.cli.exits.Exit``)."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(words)
     args = parser.parse_args(words)
@@ -173,11 +173,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     _unicode_output()
     if args.command == "doctor":
         # A broken configuration is one of the things that it reports.
-        from bot import doctor
+        from bot.cli import doctor
 
         return doctor.run(path, probe, as_json=args.json)
     if args.command == "health":
-        from bot import health_check
+        from bot.cli import health_check
 
         return health_check.run(args, path)
     try:
@@ -196,29 +196,29 @@ def _dispatch(args: argparse.Namespace, settings: configuration.Settings, path: 
     if args.command == "config":
         return _config(args.action, settings, path, args.probe)
     if args.command == "status":
-        from bot import status
+        from bot.cli import status
 
         return status.run(settings, args.probe, as_json=args.json)
     if args.command == "watch":
-        from bot import watch
+        from bot.cli import watch
 
         _configure_logging(settings)
         return watch.run(args, settings)
     if args.command == "models":
-        from bot import pull
+        from bot.cli import pull
 
         _configure_logging(settings)
         return pull.run(args, settings)
     if args.command == "capture":
-        from bot import capture_sender
+        from bot.remote_capture import sender as capture_sender
 
         return capture_sender.run(args, settings)
     if args.command == "simulate":
-        from bot import simulate
+        from bot.cli import simulate
 
         return simulate.run(args, settings)
     if args.command == "bench":
-        from bot import bench
+        from bot.cli import bench
 
         _configure_logging(settings)
         return bench.run(args, settings)
@@ -235,7 +235,7 @@ def _config(action: str, settings: configuration.Settings, path: Path, probe: Pr
 
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
         return Exit.OK
-    from bot import config_check
+    from bot.cli import config_check
 
     return config_check.run(settings, path, probe)
 
@@ -297,7 +297,7 @@ async def _observe(context: AppContext) -> None:
     if not context.settings.observability.enabled:
         return
     await asyncio.sleep(OBSERVED_AFTER_SECONDS)
-    health = await asyncio.to_thread(import_module, "bot.health")
+    health = await asyncio.to_thread(import_module, "bot.observability.health")
     async with health.observed(context):
         await asyncio.Event().wait()
 
@@ -334,7 +334,7 @@ async def _open_probe(name: ProbeName, *, demo: bool) -> MemoryProbe:
 
 
 def _configure_logging(settings: configuration.Settings, token: str | None = None) -> None:
-    from bot import logs
+    from bot.observability import logs
 
     logs.configure(settings.logging.level, form=settings.logging.format, token=token)
     logs.catch_what_nobody_caught()

@@ -1,7 +1,7 @@
 """What the doctor asks in a process of its own: torch and the screen never enter the doctor's.
 
-``python -m bot.doctor_questions torch`` or ``capture``; the settings of the capture section come
-as JSON on stdin, one JSON object goes to stdout.
+``python -m bot.cli.doctor_questions torch`` or ``capture``; the settings of the capture section
+come as JSON on stdin, one JSON object goes to stdout.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot.exits import Exit
+from bot.cli.exits import Exit
 from bot.misfits import lines_of, misfits
 from bot.missing_files import missing_files
 from danzar_gpu.probes import ProbeError, ProbeName, open_probe

@@ -20,9 +20,9 @@ from aiohttp.typedefs import Handler
 
 from bot.context import AppContext
 from bot.identity import version
-from bot.loop_delay import LoopDelay
-from bot.metrics import CONTENT_TYPE, Metrics
-from bot.readiness import Check, readiness
+from bot.observability.loop_delay import LoopDelay
+from bot.observability.metrics import CONTENT_TYPE, Metrics
+from bot.observability.readiness import Check, readiness
 
 log = logging.getLogger(__name__)
 

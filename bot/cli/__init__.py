@@ -1,0 +1,1 @@
+"""The subcommands of ``danzar``, and the command line that chooses among them."""

@@ -1,0 +1,1 @@
+"""What the running bot tells of itself: logs, health and metrics."""

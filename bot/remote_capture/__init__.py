@@ -1,0 +1,1 @@
+"""Pictures from another machine's screen: ``danzar capture`` there, a receiver here."""
