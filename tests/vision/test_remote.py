@@ -431,7 +431,7 @@ def test_danzar_capture_says_when_the_secret_is_wrong(receiver: Receiver, pictur
     ("arguments", "words"),
     [
         (("--source", ""), "--source is empty; --source takes screen"),
-        (("--monitor", "99"), "--monitor: must be less than or equal to 16, not 99\n"),
+        (("--monitor", "99"), "--monitor: must be at most 16, not 99\n"),
         (("--region", "1,2,3,4"), "--region: a region is at least 16 x 16 pixels"),
     ],
 )
