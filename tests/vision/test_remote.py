@@ -195,6 +195,7 @@ def test_a_record_that_is_too_large_is_not_read(receiver: Receiver) -> None:
         connection.settimeout(PATIENCE)
         assert connection.recv(1) == b"", "hung up on before any of it came"
     eventually(lambda: "none of ours" in receiver.trouble[0], "the reason")
+    eventually(lambda: not receiver._speaking.locked(), "the place is free for another")
     with connected(receiver.port) as sender, pytest.raises(WireError, match="too large"):
         sender.send(Kind.PICTURE, bytes(MAX_PICTURE_BYTES + 1))
 
