@@ -119,4 +119,5 @@ class Choices:
 
     @staticmethod
     def _words(choice: Choice) -> str:
-        return f"{choice.who} sent it there; `gpu restore` brings it back"
+        name = choice.key.removeprefix(OFFLOAD)
+        return f"{choice.who} sent it there; `gpu restore {name}` brings it back"

@@ -278,7 +278,7 @@ UNUSED = ("alerts", "alert-over", "watch")
 """What comes along with others, and is not in the docs either."""
 
 
-EVERY = {**TO_LOOK_AT, **PICTURES}
+EVERY = {**PICTURES, **TO_LOOK_AT}
 
 
 def chromium() -> str:

@@ -409,7 +409,10 @@ async def test_what_people_choose_outlives_a_restart_and_can_be_reset(tmp_path: 
     assert second.config.vision_memory_limit_gb == 3.0
     assert [(c.key, c.who) for c in second.choices.made][-1] == ("offload:clip", "Bo")
     clip = await second.acquire("clip", Footprint.of_gb(0.5))
-    assert (clip.device, clip.reason) == ("cpu", "Bo sent it there; `gpu restore` brings it back")
+    assert (clip.device, clip.reason) == (
+        "cpu",
+        "Bo sent it there; `gpu restore clip` brings it back",
+    )
     second.choices.reset()
     assert second.config.vision_device == "cuda:1"
     assert second.choices.made == ()
