@@ -16,20 +16,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return run(argv)
         finally:
-            if sys.stdout is not None:  # as it is without a console, or with `>&-`
-                sys.stdout.flush()
+            _flush()
     except KeyboardInterrupt:
         return 130  # Exit.INTERRUPTED, whose import may be what was interrupted
-    except BrokenPipeError:
-        return _nobody_reads()
+    except BrokenPipeError:  # while there was more to print
+        _nobody_reads()
+        return 0
 
 
-def _nobody_reads() -> int:
-    """`danzar status | head`: what is left goes nowhere, or Python would complain at its end."""
+def _flush() -> None:
+    """What Python would do at its end, with a complaint where nobody reads."""
+    if sys.stdout is not None:  # as it is without a console, or with `>&-`
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _nobody_reads()
+
+
+def _nobody_reads() -> None:
+    """`danzar status | head`: what is left goes nowhere."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bot.yaml_document import Problem, Where, dotted
+from bot.yaml_document import Problem
+from danzar_gpu.refusals import Where, dotted
 
 if TYPE_CHECKING:
     from bot.settings import Settings

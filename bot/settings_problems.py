@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from bot.yaml_document import Problem, Where, dotted
-from danzar_gpu.refusals import PATTERNS, Error, by_key, line_of, sentence
+from bot.yaml_document import Problem
+from danzar_gpu.refusals import PATTERNS, Error, Where, by_key, dotted, line_of, sentence
 
 _PATTERNS: Mapping[str, str] = {
     **PATTERNS,

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from danzar_gpu.refusals import Where, dotted, tab_or
+
 MAX_BYTES = 1 << 18
 MAX_DEPTH = 20
 MAX_VALUES = 20_000
@@ -20,8 +22,6 @@ MAX_VALUES = 20_000
 MAX_NUMBER_LENGTH = 32
 
 HALF_CHARACTER = "holds half of a character (a lone surrogate)"
-
-Where = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
 _CONSTRUCTOR = yaml.constructor.SafeConstructor()
@@ -77,14 +77,6 @@ class Document:
     values: int = 0
 
 
-def dotted(where: Where) -> str:
-    """A key's path as people read it. What can't be printed, or is endless, is shown escaped."""
-    parts = [str(part) for part in where]
-    return ".".join(
-        part if part.isprintable() and len(part) <= 80 else ascii(part[:80]) for part in parts
-    )
-
-
 def read(raw: bytes | str) -> Document:
     """Parse YAML text into dicts with string keys, lists, strings, numbers, booleans and None.
 
@@ -100,9 +92,7 @@ def read(raw: bytes | str) -> Document:
         words = error.problem or error.context or "malformed"
         if words.startswith("but ") and error.context:
             words = f"{error.context}, {words}"
-        if words.startswith("found character '\\t'"):
-            words = "a tab is where only spaces may be"
-        raise DocumentError([Problem(line, "", f"is not valid YAML: {words}")]) from None
+        raise DocumentError([Problem(line, "", f"is not valid YAML: {tab_or(words)}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         words = f"is not valid YAML: character {error.character:#x} is not allowed"

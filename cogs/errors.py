@@ -202,10 +202,6 @@ def _unparsed(error: commands.UserInputError, ctx: commands.Context[DanzarBot]) 
         return texts.QUOTES
     if isinstance(error, commands.BadLiteralArgument):
         return texts.NOT_ONE_OF.format(word=word, choices=", ".join(map(str, error.literals)))
-    if isinstance(error, commands.ChannelNotFound):
-        return texts.NO_CHANNEL.format(word=word)
-    if isinstance(error, commands.RoleNotFound):
-        return texts.NO_ROLE.format(word=word)
     if isinstance(error, commands.TooManyArguments):
         rest = ctx.view.buffer[ctx.view.index :].strip()
         wrong = texts.NOT_UNDERSTOOD.format(word=plain(shortened(rest, 40)))

@@ -24,8 +24,6 @@ NOT_ALLOWED = "🔒 You may not do this here. A server manager can."
 SWITCHED_OFF = "This command is switched off. The others are in `{prefix}help`."
 MISSING = "`{name}` is missing"
 NOT_ONE_OF = "“{word}” is not one of {choices}."
-NO_CHANNEL = "There is no channel “{word}” here."
-NO_ROLE = "There is no role “{word}” here."
 QUOTES = (
     "The quotation marks don't go together: put one before and one after what belongs together."
 )

@@ -22,8 +22,10 @@ class CardFit:
     device: DeviceMemory
     problem: str | None
     """Why it does not fit as things are; ``None`` when it does."""
-    need_bytes: int
-    """What it would take there, the CUDA context that its holder lacks there included."""
+    model_bytes: int
+    """What it would take there: measured on such a card, else as asked for."""
+    context_bytes: int
+    """What comes on top: the CUDA context that its holder lacks there."""
     left_bytes: int
     """What could still be handed out there afterwards; negative when it does not fit."""
     must_leave: tuple[str, ...]
@@ -76,7 +78,9 @@ def fit(
             )
             records = (ledger.get(lease_id) for lease_id in alone.evictions)
             leavers = tuple(r.request.name for r in records if r is not None)
-        cards.append(CardFit(device, problem, want.need, room.available - want.need, leavers))
+        left = room.available - want.need
+        context = want.need - want.model
+        cards.append(CardFit(device, problem, want.model, context, left, leavers))
     placement = place(request, snapshot, ledger, config, now, outlook=outlook, may_evict=False)
     return Fit(placement, tuple(cards))
 

@@ -397,6 +397,13 @@ class Ledger:
             context = self.context_bytes(device.uuid, holder)
         return reserved + context
 
+    def held_context_bytes(self, device: DeviceMemory, holder: str) -> int:
+        """How much of that is its CUDA context: measured, else as predicted."""
+        context = self._contexts.get((holder, device.uuid))
+        if context is None:
+            context = self.context_bytes(device.uuid, holder)
+        return min(context, self.held_bytes(device, holder))
+
     def allocator_bytes(self, index: int, holder: str) -> int:
         """What a holder's own allocator says that it has on a card; 0 if it says nothing."""
         memory = self._holders.get(holder)
@@ -421,7 +428,8 @@ class Ledger:
                 for d in self._departures
                 if d.uuid == device.uuid and d.holder == holder and now - d.at < patience
             )
-            surplus = self.held_bytes(device, holder) - self.leased_bytes(device.uuid, holder)
+            stays = self.leased_bytes(device.uuid, holder) or self.residue(holder, device.uuid)
+            surplus = self.held_bytes(device, holder) - stays
             total += min(recent, max(0, surplus))
         return total
 

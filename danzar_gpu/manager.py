@@ -394,7 +394,7 @@ class GPUMemoryManager:
     def context_bytes(self, device: DeviceMemory) -> int:
         """What of that is CUDA contexts: one for a process, however many models it has there."""
         holders = self._ledger.known_holders(device.uuid)
-        return sum(self._ledger.context_bytes(device.uuid, holder) for holder in holders)
+        return sum(self._ledger.held_context_bytes(device, holder) for holder in holders)
 
     def rooms(self) -> dict[int, Room]:
         """Each card's arithmetic: what is promised, to whom, and what is left."""

@@ -63,6 +63,18 @@ def line_of(where: Where, lines: Mapping[Where, int]) -> int | None:
     return lines.get(where)
 
 
+def dotted(where: Where) -> str:
+    """A key's path as people read it. What can't be printed, or is endless, is shown escaped."""
+    text = ""
+    for part in where:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            part = part if part.isprintable() and len(part) <= 80 else ascii(part[:80])
+            text += f".{part}" if text else part
+    return text
+
+
 def sentence(errors: Sequence[Error], patterns: Mapping[str, str] = PATTERNS) -> str:
     """What is wrong with one key, to follow its name and a colon."""
     first = errors[0]
@@ -78,7 +90,8 @@ def sentence(errors: Sequence[Error], patterns: Mapping[str, str] = PATTERNS) ->
     shown = shown_value(first["input"])
     if not shown:
         return words
-    return f"{words}, not {shown}{number_taken_for_text(first['input'])}"
+    advice = number_taken_for_text(first["input"]) if "number" in words else ""
+    return f"{words}, not {shown}{advice}"
 
 
 def _expectations(errors: Iterable[Error], patterns: Mapping[str, str]) -> list[str]:
@@ -150,6 +163,12 @@ def shown_value(value: Any) -> str:
             value = secret.sub(shown, value)
     words = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return words if len(words) <= LONGEST_VALUE else ""
+
+
+def tab_or(words: str) -> str:
+    """A parser's words, but ours for its most frequent complaint."""
+    tab = words.startswith("found character '\\t'")
+    return "a tab is where only spaces may be" if tab else words
 
 
 def number_taken_for_text(value: Any) -> str:

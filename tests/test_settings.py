@@ -199,7 +199,7 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ),
         (
             "clip:\n  profile: x\n  profiles:\n    x:\n      - a\n      - ''\n",
-            "game.yaml:6: clip.profiles.x.1: must be at least 1 character long, not ''",
+            "game.yaml:6: clip.profiles.x[1]: must be at least 1 character long, not ''",
         ),
         (
             "yolo:\n  enabled: true\n  model_path: a\n  enabled: false\n",
@@ -362,11 +362,11 @@ except SettingsError as error:
         ),
         (
             "yolo:\n  classes:\n  - boss\n  - boss\n",
-            "game.yaml:4: yolo.classes.1: is there twice: ",
+            "game.yaml:4: yolo.classes[1]: is there twice: ",
         ),
         (
             "clip: {profiles: {default: [' ', b]}}\n",
-            "game.yaml:1: clip.profiles.default.0: must be a word, not blanks",
+            "game.yaml:1: clip.profiles.default[0]: must be a word, not blanks",
         ),
         (
             "data:\n  folder: ' '\n",

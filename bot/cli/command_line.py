@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from bot import quick_start  # isort: split
 
 from bot import settings as configuration
+from bot.cli.arguments import named_path
 from bot.cli.exits import Exit
 from bot.identity import version
 
@@ -50,7 +51,7 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     shared.add_argument(
         "--config",
         metavar="PATH",
-        type=_path,
+        type=named_path,
         default=argparse.SUPPRESS,
         help=f"the configuration (default: {configuration.DEFAULT_PATH})",
     )
@@ -122,7 +123,7 @@ def build_parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         "action", metavar="check|show", choices=("check", "show"), help="what to do"
     )
     config.add_argument(
-        "file", nargs="?", type=_path, help="the configuration, in place of that of --config"
+        "file", nargs="?", type=named_path, help="the configuration, in place of that of --config"
     )
     return parser
 
@@ -135,13 +136,6 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_seconds, metavar="N", help="end by itself after N seconds"
     )
-
-
-def _path(text: str) -> Path:
-    if text.strip():
-        return Path(text)
-    # As a path it would be the current folder.
-    raise argparse.ArgumentTypeError("it is empty; name a file")
 
 
 def _port(text: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
+from bot.cli.arguments import named_path
 from bot.cli.exits import Exit
 from bot.cli.progress import progress_bar
 from bot.cli.simulate_results import as_json, print_table
@@ -49,7 +50,7 @@ MOST_READINGS = 6000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments; ``--config`` belongs to ``danzar`` as a whole."""
     parser.add_argument(
-        "trace", metavar="TRACE.yaml", nargs="?", type=Path, help="see docs/simulate.md"
+        "trace", metavar="TRACE.yaml", nargs="?", type=named_path, help="see docs/simulate.md"
     )
     parser.add_argument(
         "--policy",
@@ -68,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="draw memory by holder over time (seed 0)"
+        "--plot",
+        type=named_path,
+        metavar="FILE.png",
+        help="draw memory by holder over time (seed 0)",
     )
     parser.add_argument(
         "--from-history", action="store_true", help="replay what the bot recorded on this machine"
@@ -80,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --from-history: how far back, as 90m, 24h or 7d (default: 24h)",
     )
     parser.add_argument(
-        "--save-trace", type=Path, metavar="FILE.yaml", help="write the trace that is played"
+        "--save-trace", type=named_path, metavar="FILE.yaml", help="write the trace that is played"
     )
 
 

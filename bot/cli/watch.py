@@ -13,17 +13,15 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import ValidationError
 from rich.console import Console
 
+from bot.cli.arguments import positive
 from bot.cli.exits import Exit
+from bot.cli.source_argument import UsageError, capture_settings
 from bot.loading import show_loading
-from bot.path_kind import NotThere, kind_of
-from bot.settings import CaptureSettings, Settings
+from bot.settings import Settings
 from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
 from bot.vision.worker.handle import WorkerFactory
@@ -32,12 +30,6 @@ from danzar_gpu import GPUMemoryManager, ProbeUnavailable, open_probe
 from danzar_gpu.probes import ProbeName
 
 log = logging.getLogger(__name__)
-
-TAKEN = "--source takes screen, scene, region, a path or an address such as rtsp://..."
-
-
-class UsageError(Exception):
-    """The arguments make no sense together; says which and what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,43 +57,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         print(f"danzar watch: {error}", file=sys.stderr)
         return Exit.CONFIGURATION
     return asyncio.run(_watch(watched, args.frames, as_json=args.json, probe=args.probe))
-
-
-def capture_settings(configured: CaptureSettings, source: str | None) -> CaptureSettings:
-    """The configured capture with ``--source`` applied.
-
-    Raises:
-        UsageError: the source is neither a word nor a file nor a folder nor an address.
-    """
-    if source is None:
-        return configured
-    if source == "region":
-        if configured.region is None:
-            raise UsageError("--source region needs capture.region in the configuration")
-        return configured.model_copy(update={"source": "region"})
-    if source in ("screen", "scene", "auto"):
-        return configured.model_copy(update={"source": source})
-    if "://" in source and urlsplit(source).scheme != "file":
-        try:
-            CaptureSettings(source="stream", url=source)
-        except ValidationError:
-            # Its words would show the address, and with it a password.
-            raise UsageError(
-                "--source takes an address such as rtsp://camera:554/1 (rtsp, rtmp, udp, rtp, "
-                "http(s)); this one has another scheme, no host or no possible port"
-            ) from None
-        return configured.model_copy(update={"source": "stream", "url": source})
-    name = source.removeprefix("file://")
-    if not name.strip():
-        # As a path it would be the current folder, which nobody meant.
-        raise UsageError(f"--source is empty; {TAKEN}")
-    try:
-        path = Path(name).expanduser()
-        kind = kind_of(path)
-    except (NotThere, RuntimeError) as error:  # no home folder, or nobody's
-        raise UsageError(f"{error}; {TAKEN}") from None
-    new = {"source": "images" if kind == "folder" else "video", "path": str(path)}
-    return configured.model_copy(update=new)
 
 
 async def _watch(
@@ -273,10 +228,3 @@ def _ended_by_signals(event: asyncio.Event) -> Iterator[None]:
     finally:
         for number in installed:
             loop.remove_signal_handler(number)
-
-
-def positive(text: str) -> int:
-    """The number that an argument gives, from 1 on."""
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")

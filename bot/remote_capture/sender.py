@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from bot.cli.arguments import positive
 from bot.cli.exits import Exit
-from bot.cli.watch import UsageError, capture_settings, positive
+from bot.cli.source_argument import UsageError, capture_settings
 from bot.remote_capture.address import parse_address, shown
 from bot.remote_capture.secret import SecretError, capture_secret
 from bot.settings import CaptureSettings, Settings

@@ -213,7 +213,8 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
     template = texts.FIT_AFTER_MOVES if movable else texts.FIT_NOWHERE
     if fits:
         template = texts.FIT_NOW
-    size = gib(need.model_bytes)
+    there = next((c for c in answer.cards if c.device.uuid == placement.uuid), None)
+    size = gib(there.model_bytes if there is not None else need.model_bytes)
     head = template.format(what=what, size=size, device=placement.device)
     if not fits and not movable and placement.device == "cpu":
         head = f"{head} {texts.FIT_ON_CPU}"
@@ -224,9 +225,9 @@ def fit_embed(host: Host, what: str, need: Footprint, answer: Fit) -> discord.Em
     )
     for card in answer.cards[:16]:
         if card.problem is None:
-            context = card.need_bytes - need.model_bytes
-            template = texts.FIT_CARD_CONTEXT if context else texts.FIT_CARD
-            words = template.format(left=gib(max(0, card.left_bytes)), context=gib(context))
+            template = texts.FIT_CARD_CONTEXT if card.context_bytes else texts.FIT_CARD
+            left, context = gib(max(0, card.left_bytes)), gib(card.context_bytes)
+            words = template.format(left=left, context=context)
         else:
             problem = sentence(shortened(card.problem, 300), host.prefix)
             words = texts.FIT_NOT.format(problem=problem)

@@ -223,7 +223,7 @@ class Jitter(_Part):
 def _cards(value: object) -> object:
     if isinstance(value, Mapping) and set(value) == {"cards"}:  # pyright: ignore[reportUnknownArgumentType]
         value = cast("object", value["cards"])
-    if value is None or value in ([], {}):
+    if value is None or value in ([], (), {}):
         raise ValueError("names no card: write at least one, as {name: RTX 4070, total_gb: 12}")
     return value  # pyright: ignore[reportUnknownVariableType]
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from danzar_gpu.plural import counted
-from danzar_gpu.refusals import Where
+from danzar_gpu.refusals import Where, tab_or
 from danzar_gpu.simulate.trace import Trace
 from danzar_gpu.simulate.trace_problems import Problem, contradictions, problems
 
@@ -58,7 +58,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
         raise TraceError(path, [(None, "", f"is not UTF-8 text: {error.reason}")]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        what = f"is not YAML: {error.problem or error.context}"
+        what = f"is not YAML: {tab_or(error.problem or error.context or 'malformed')}"
         raise TraceError(path, [(mark.line + 1 if mark else None, "", what)]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = f"is not YAML: {str(error) or type(error).__name__}".splitlines()[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from danzar_gpu.refusals import Where, by_key, line_of, sentence
+from danzar_gpu.refusals import Where, by_key, dotted, line_of, sentence
 from danzar_gpu.simulate.trace import Trace
 
 Problem = tuple[int | None, str, str]
@@ -22,7 +22,7 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
     return [
         (
             line_of(where, lines) or 1,
-            _dotted(where),
+            dotted(where),
             "there is no such key" if errors[0]["type"] == "extra_forbidden" else sentence(errors),
         )
         for where, errors in by_key(error, lines).items()
@@ -31,7 +31,7 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
 
 def contradictions(trace: Trace, lines: Mapping[Where, int]) -> list[Problem]:
     """What is well by itself and makes no sense in this trace."""
-    found = [(line_of(where, lines), _dotted(where), words) for where, words in _devices(trace)]
+    found = [(line_of(where, lines), dotted(where), words) for where, words in _devices(trace)]
     return sorted(found, key=lambda problem: problem[0] or 0)
 
 
@@ -53,10 +53,3 @@ def unplayed(trace: Trace) -> Iterator[str]:
                     f"{section}[{position}] begins at {entry.at:.12g} s, when the trace is over "
                     f"({trace.end:.12g} s): it is not played"
                 )
-
-
-def _dotted(where: Where) -> str:
-    text = ""
-    for part in where:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

@@ -65,3 +65,26 @@ def test_a_reader_that_is_gone_is_no_error(arguments: tuple[str, ...]) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (Exit.OK, "")
+
+
+def test_a_reader_that_is_gone_hides_no_failure() -> None:
+    code = (
+        "import sys; from bot.__main__ import main; from bot.cli import command_line\n"
+        "command_line.run = lambda argv: print('it failed') or 1\n"
+        "sys.exit(main())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody_reads:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (Exit.FAILED, "")

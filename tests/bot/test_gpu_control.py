@@ -173,6 +173,13 @@ async def test_restore_lets_it_back(w: World, probe: ScriptedProbe) -> None:
 
 
 @in_world
+async def test_there_is_nothing_to_restore_on_a_card(w: World, probe: ScriptedProbe) -> None:
+    await loaded(w, probe)
+    await w.owner.send(w.channel, "!gpu restore yolo")
+    assert "yolo was not sent to the CPU: it is on cuda:1. Nothing was changed." in last(w).content
+
+
+@in_world
 async def test_reserve_changes_what_is_kept_and_says_so(w: World) -> None:
     manager = manager_of(w)
     await w.owner.send(w.channel, "!gpu reserve 6.5 GB")

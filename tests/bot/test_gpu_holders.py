@@ -15,7 +15,7 @@ from bot.client import DanzarBot
 from bot.history_chart import ChartError
 from cogs.bars import CELLS, FREE, LLM, OTHER, OURS, PROMISED, bar, figures
 from cogs.gpu_parts.control import Control
-from cogs.gpu_parts.holders import chunked
+from cogs.gpu_parts.holders import chunked, fit_embed
 from cogs.host import host_of
 from danzar_gpu import Footprint
 from danzar_gpu.holders import Shares
@@ -215,6 +215,21 @@ async def test_a_context_is_shared_and_told_apart_from_the_models(
 
 def text_of_fields(message: discord.Message) -> str:
     return "\n".join(f"{f.name}\n{f.value}" for f in message.embeds[0].fields)
+
+
+async def test_fit_counts_with_what_was_measured(text_bot: DanzarBot) -> None:
+    manager = text_bot.app_context.gpu_memory_manager
+    worker = "vision-worker"
+    need = Footprint(weights_bytes=gb(0.25), context_bytes=gb(0.5))
+    lease = await manager.acquire("yolo", need, model="yolo fp16", holder=worker)
+    lease.measured(Footprint(weights_bytes=gb(1.0), context_bytes=gb(0.5)))
+    lease.release()
+    # Predicted anew, as for a model that is not loaded at present.
+    answer = manager.fit(need, "yolo", "another-process")
+    assert answer is not None
+    embed = fit_embed(host_of(text_bot), "yolo", need, answer)
+    assert embed.description == "✅ yolo (1.00GB) fits on **cuda:1** now."
+    assert "with 0.50GB of CUDA context on top; 8.4GB would be left" in str(embed.fields[0].value)
 
 
 @in_world

@@ -82,7 +82,7 @@ async def test_vision_makes_room_for_the_program_and_returns(
             measured.add(f"{name}: weights", "MiB", need.weights_bytes / MIB)
             measured.add(f"{name}: peak activations", "MiB", need.activations_bytes / MIB)
             if found.predicted_bytes is not None:
-                predicted = (found.predicted_bytes - need.context_bytes) / MIB
+                predicted = found.predicted_bytes / MIB
                 measured.add(f"{name}: predicted, without the context", "MiB", predicted)
         here = (await manager.refresh(max_age=0)).device(card.index)
         assert here is not None

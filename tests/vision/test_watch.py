@@ -20,6 +20,7 @@ import yaml
 
 from bot.cli import watch
 from bot.cli.exits import Exit
+from bot.cli.source_argument import UsageError, capture_settings
 from bot.settings import CaptureSettings
 from bot.vision.reports import Detection, FrameReport, Insight
 from bot.vision.scene import render
@@ -242,7 +243,7 @@ def test_sources_by_word_path_and_address(tmp_path: Path, video_file: Path) -> N
     configured = CaptureSettings(monitor=2, fps=7)
 
     def chosen(source: str | None) -> tuple[str, str | None]:
-        found = watch.capture_settings(configured, source)
+        found = capture_settings(configured, source)
         assert (found.monitor, found.fps) == (2, 7)
         return found.source, found.path or found.url
 
@@ -259,8 +260,8 @@ def test_sources_by_word_path_and_address(tmp_path: Path, video_file: Path) -> N
     "source", ["ftp://ada:s3cret@camera/1", "rtsp://", "rtsp://ada:s3cret@camera:99999/1"]
 )
 def test_an_address_that_can_not_be_watched_is_refused_before_the_start(source: str) -> None:
-    with pytest.raises(watch.UsageError, match="--source takes an address such as") as refused:
-        watch.capture_settings(CaptureSettings(), source)
+    with pytest.raises(UsageError, match="--source takes an address such as") as refused:
+        capture_settings(CaptureSettings(), source)
     assert "s3cret" not in str(refused.value)
 
 
@@ -278,8 +279,8 @@ def test_an_address_that_can_not_be_watched_is_refused_before_the_start(source: 
 def test_a_source_that_is_no_place_is_refused_and_never_taken_for_the_current_folder(
     source: str, words: str
 ) -> None:
-    with pytest.raises(watch.UsageError, match=words) as refused:
-        watch.capture_settings(CaptureSettings(), source)
+    with pytest.raises(UsageError, match=words) as refused:
+        capture_settings(CaptureSettings(), source)
     assert "--source takes screen" in str(refused.value)
 
 

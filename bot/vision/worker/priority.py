@@ -35,11 +35,12 @@ def lower_priority() -> None:
     with contextlib.suppress(psutil.Error, OSError):
         process.nice(max(int(process.nice()), NICENESS))
     if sys.platform.startswith("linux"):
-        _lower_session()
-        _let_others_wake_first(os.getpriority(os.PRIO_PROCESS, 0))
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        _lower_session(niceness)
+        _let_others_wake_first(niceness)
 
 
-def _lower_session() -> None:
+def _lower_session(niceness: int) -> None:
     """The same for our session, if it is our own.
 
     Linux may share a processor out between sessions before it looks at niceness, which then
@@ -49,7 +50,7 @@ def _lower_session() -> None:
         return
     for _ in range(_TRIES):
         try:
-            Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
         except BlockingIOError:  # the kernel takes one such change each 100 ms, from anybody
             time.sleep(0.1)
         except OSError:  # it has no such groups
