@@ -278,7 +278,7 @@ def random_trace(seed: int) -> Trace:
             "sensor": draft.sensor,
         }
     )
-    # A row of events may run past the end, which a trace that is written down must not.
+    # A row of events may run past the end, where nothing is played any more.
     played = {
         section: tuple(e for e in entries if e.at < drawn.end)
         for section, entries in (
