@@ -158,6 +158,7 @@ def test_a_closed_terminal_ends_it(blind_config: Path) -> None:
     command = ["-m", "bot", "demo", "--no-browser", "--probe", "simulated"]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` would be handed on
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, *command, "--config", str(blind_config)])
     seen = b""
