@@ -392,17 +392,16 @@ class Ledger:
         reserved, _ = memory.by_index.get(device.index, (0, 0))
         if not reserved:
             return self.residue(holder, device.uuid)
-        context = self._contexts.get((holder, device.uuid))
-        if context is None:
-            context = self.context_bytes(device.uuid, holder)
-        return reserved + context
+        return reserved + self._known_context(device.uuid, holder)
 
     def held_context_bytes(self, device: DeviceMemory, holder: str) -> int:
-        """How much of that is its CUDA context: measured, else as predicted."""
-        context = self._contexts.get((holder, device.uuid))
-        if context is None:
-            context = self.context_bytes(device.uuid, holder)
-        return min(context, self.held_bytes(device, holder))
+        """How much of that is its CUDA context."""
+        return min(self._known_context(device.uuid, holder), self.held_bytes(device, holder))
+
+    def _known_context(self, uuid: str, holder: str) -> int:
+        """The size of a process's CUDA context: measured, else as predicted."""
+        context = self._contexts.get((holder, uuid))
+        return self.context_bytes(uuid, holder) if context is None else context
 
     def allocator_bytes(self, index: int, holder: str) -> int:
         """What a holder's own allocator says that it has on a card; 0 if it says nothing."""

@@ -262,7 +262,7 @@ def random_trace(seed: int) -> Trace:
         }
         for i, size in enumerate(rig)
     ]
-    drawn = Trace.model_validate(
+    return Trace.model_validate(
         {
             "name": f"{kind}-{seed}",
             "description": f"{kind}, drawn by chance ({name}, seed {seed})",
@@ -278,16 +278,6 @@ def random_trace(seed: int) -> Trace:
             "sensor": draft.sensor,
         }
     )
-    # A row of events may run past the end, where nothing is played any more.
-    played = {
-        section: tuple(e for e in entries if e.at < drawn.end)
-        for section, entries in (
-            ("models", drawn.models),
-            ("foreign", drawn.foreign),
-            ("sensor", drawn.sensor),
-        )
-    }
-    return drawn.model_copy(update=played)
 
 
 @dataclass(frozen=True)

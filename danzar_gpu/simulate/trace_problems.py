@@ -31,17 +31,15 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
 
 def contradictions(trace: Trace, lines: Mapping[Where, int]) -> list[Problem]:
     """What is well by itself and makes no sense in this trace."""
-    found = [(line_of(where, lines), dotted(where), words) for where, words in _devices(trace)]
-    return sorted(found, key=lambda problem: problem[0] or 0)
-
-
-def _devices(trace: Trace) -> Iterator[tuple[Where, str]]:
     cards = len(trace.rig)
+    found: list[Problem] = []
     for section, entries in (("foreign", trace.foreign), ("sensor", trace.sensor)):
         for position, entry in enumerate(entries):
             if entry.device is not None and entry.device >= cards:
+                where: Where = (section, position, "device")
                 words = f"there is no card {entry.device} (cards here: 0 to {cards - 1})"
-                yield (section, position, "device"), words
+                found.append((line_of(where, lines), dotted(where), words))
+    return sorted(found, key=lambda problem: problem[0] or 0)
 
 
 def unplayed(trace: Trace) -> Iterator[str]:

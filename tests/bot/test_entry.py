@@ -49,22 +49,7 @@ def test_ctrl_c_while_danzar_is_imported_ends_it_without_a_word(
 
 @pytest.mark.parametrize("arguments", [("status", "--probe", "simulated"), ("--help",)])
 def test_a_reader_that_is_gone_is_no_error(arguments: tuple[str, ...]) -> None:
-    # What Python holds back until its end is lost there, and it would say so.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "wb") as nobody_reads:
-        done = subprocess.run(
-            [*MODULE, *arguments],
-            stdout=nobody_reads,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-            timeout=60,
-            check=False,
-        )
-    assert (done.returncode, done.stderr) == (Exit.OK, "")
+    assert read_by_nobody(*MODULE, *arguments) == (Exit.OK, "")
 
 
 def test_a_reader_that_is_gone_hides_no_failure() -> None:
@@ -73,12 +58,18 @@ def test_a_reader_that_is_gone_hides_no_failure() -> None:
         "command_line.run = lambda argv: print('it failed') or 1\n"
         "sys.exit(main())"
     )
+    assert read_by_nobody(sys.executable, "-c", code) == (Exit.FAILED, "")
+
+
+def read_by_nobody(*command: str) -> tuple[int, str]:
+    """The exit status and the errors of a program whose output goes into a closed pipe."""
+    # What Python holds back until its end is lost there, and it would say so.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody_reads:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            command,
             stdout=nobody_reads,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,4 +78,4 @@ def test_a_reader_that_is_gone_hides_no_failure() -> None:
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (Exit.FAILED, "")
+    return done.returncode, done.stderr
