@@ -10,6 +10,28 @@
 #include <strings.h>
 #include <unistd.h>
 
+#ifdef _WIN32 /* what its C library lacks; a scenario's lines are short */
+#include <windows.h>
+static char *variable(const char *name) { /* as it is now: each C library has a copy of its own */
+    static char value[32768];
+    return GetEnvironmentVariableA(name, value, sizeof value) ? value : NULL;
+}
+static char *strsep(char **rest, const char *ends) {
+    char *field = *rest;
+    if (!field) return NULL;
+    char *end = field + strcspn(field, ends);
+    *rest = *end ? end + 1 : NULL;
+    *end = '\0';
+    return field;
+}
+static ssize_t getline(char **line, size_t *room, FILE *file) {
+    if (!*line) *line = malloc(*room = 65536);
+    return *line && fgets(*line, (int)*room, file) ? (ssize_t)strlen(*line) : -1;
+}
+#else
+#define variable getenv
+#endif
+
 enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15
@@ -75,9 +97,9 @@ static int still = -1;
 
 /* NULL when there is no scenario: to the caller, no driver. */
 static Scenario *read_scenario(void) {
-    if (still < 0) still = getenv("DANZAR_STANDIN_STILL") != NULL;
+    if (still < 0) still = variable("DANZAR_STANDIN_STILL") != NULL;
     if (still && kept) return kept;
-    const char *path = getenv("DANZAR_STANDIN_NVML");
+    const char *path = variable("DANZAR_STANDIN_NVML");
     FILE *file = path ? fopen(path, "rb") : NULL;
     if (!file) return NULL;
     Scenario *s = calloc(1, sizeof *s);

@@ -1,5 +1,7 @@
 """Scenarios for the stand-in ``libnvidia-ml.so.1`` (``nvml.c``): what the driver shall answer.
 
+On Windows the same library is ``nvml.dll``.
+
 The library reads the scenario afresh at every call, so a test may write another one while the
 program under test runs::
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +26,9 @@ from typing import Literal
 
 GIB = 1024**3
 SOURCE = Path(__file__).with_name("nvml.c")
-LIBRARY = "libnvidia-ml.so.1"
+ON_WINDOWS = sys.platform == "win32"
+LIBRARY = Path("System32/nvml.dll" if ON_WINDOWS else "libnvidia-ml.so.1")
+"""Where the driver's library lies in a folder that a program searches."""
 SCENARIO_VARIABLE = "DANZAR_STANDIN_NVML"
 STILL_VARIABLE = "DANZAR_STANDIN_STILL"
 """Set, the library keeps what it read first: its own cost is then next to nothing."""
@@ -220,6 +225,7 @@ def build(folder: Path) -> Path:
     if compiler is None:
         raise FileNotFoundError("the stand-in NVML needs a C compiler (cc)")
     library = folder / LIBRARY
+    library.parent.mkdir(exist_ok=True)
     warnings = ["-Wall", "-Wextra", "-Werror"]
     subprocess.run(
         [compiler, "-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", *warnings, "-o", library, SOURCE],
@@ -250,10 +256,9 @@ class StandinNvml:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Of a subprocess for which this is the NVIDIA driver."""
-        search = [str(self.library.parent), self.inherited.get("LD_LIBRARY_PATH", "")]
-        return {
-            **self.inherited,
-            "LD_LIBRARY_PATH": os.pathsep.join(part for part in search if part),
-            SCENARIO_VARIABLE: str(self.scenario_path),
-            **more,
-        }
+        if ON_WINDOWS:  # where pynvml looks first
+            found = {"WINDIR": str(self.library.parent.parent)}
+        else:
+            search = [str(self.library.parent), self.inherited.get("LD_LIBRARY_PATH", "")]
+            found = {"LD_LIBRARY_PATH": os.pathsep.join(part for part in search if part)}
+        return {**self.inherited, **found, SCENARIO_VARIABLE: str(self.scenario_path), **more}
