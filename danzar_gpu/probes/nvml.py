@@ -6,7 +6,8 @@ never a zero and never a crash.
 
 Each tick asks a card for memory and utilisation alone, by cached handles and into structures that
 are used again. Process lists are costly (the driver holds a lock that makes games stutter): they
-are read when they are asked for, and when a card's memory moved.
+are read when they are asked for, and when a card's memory moved. On Windows the driver lists them
+without sizes: Windows itself is asked for these.
 """
 
 # pynvml carries no types.
@@ -37,6 +38,7 @@ from danzar_gpu.probes.driver_words import (
     error_code,
 )
 from danzar_gpu.probes.process_names import program_name
+from danzar_gpu.probes.windows_accounts import Place, WindowsAccounts, parse_place, with_accounts
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,10 @@ class NvmlProbe:
 
     source = "nvml"
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: WindowsAccounts | None = None) -> None:
+        """``accounts``: who is asked what processes hold, where the driver does not say."""
+        self._accounts = accounts
+        self._accounts_read: tuple[float, dict[Place, dict[int, int]]] = (float("-inf"), {})
         self._cards: list[Card] | None = None
         self._seen: dict[str, Card] = {}
         """Every card that was ever visible, by UUID: what is missing is named."""
@@ -72,7 +77,7 @@ class NvmlProbe:
     @classmethod
     def open(cls) -> NvmlProbe:
         """Start NVML. Raises ``ProbeUnavailable`` where there is no driver to ask."""
-        probe = cls()
+        probe = cls(WindowsAccounts.open())
         try:
             probe._start()
         except ProbeError as error:
@@ -205,7 +210,7 @@ class NvmlProbe:
             total, free, used = self._read_memory(card)
         if everything or abs(used - card.used_at_listing) > LISTING_DRIFT_BYTES:
             # Somebody came or went: the old list would credit memory to a program that left.
-            card.processes = self._read_processes(card)
+            card.processes = self._read_processes(card, total - free, now)
             card.listed_bytes = listed_bytes(card.processes)
             card.used_at_listing = used
         if everything or now - card.sensors_read_at >= SENSORS_SECONDS:
@@ -269,8 +274,13 @@ class NvmlProbe:
         card.temperature_c = float(temperature) if temperature is not None else None
         card.power_w = power / 1000.0 if power is not None else None
 
-    def _read_processes(self, card: Card) -> tuple[GpuProcess, ...] | None:
-        """Compute and graphics processes by pid; ``None`` where the driver lists none at all."""
+    def _read_processes(
+        self, card: Card, reserved: int, now: float
+    ) -> tuple[GpuProcess, ...] | None:
+        """Compute and graphics processes by pid; ``None`` where the driver lists none at all.
+
+        ``reserved``: bytes in use on the card, of which the accounts can't show more.
+        """
         held: dict[int, int | None] = {}
         answered = False
         for ask in (
@@ -292,12 +302,21 @@ class NvmlProbe:
                 # One process may be in both lists with the same memory.
                 sizes = [s for s in (held.get(row.pid), row.usedGpuMemory) if s is not None]
                 held[int(row.pid)] = max(map(int, sizes)) if sizes else None
-        if not answered:
+        if self._accounts is not None and all(size is None for size in held.values()):
+            held = with_accounts(held, self._accounts_of(card, self._accounts, now), reserved)
+        if not answered and not held:
             return None
         return tuple(
             GpuProcess(pid, self._name_of(pid), size)
             for pid, size in sorted(held.items(), key=lambda item: -(item[1] or 0))
         )
+
+    def _accounts_of(self, card: Card, accounts: WindowsAccounts, now: float) -> dict[int, int]:
+        """What Windows says of this card; it is asked once for all cards of a reading."""
+        if self._accounts_read[0] != now:
+            self._accounts_read = (now, accounts.read())
+        place = parse_place(card.pci_bus_id)
+        return self._accounts_read[1].get(place, {}) if place is not None else {}
 
     def _name_of(self, pid: int) -> str:
         return program_name(pid, text(known(pynvml.nvmlSystemGetProcessName, pid)))

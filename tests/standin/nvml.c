@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #ifdef _WIN32 /* what its C library lacks; a scenario's lines are short */
 #include <windows.h>
@@ -46,7 +47,12 @@ typedef struct {
     unsigned gpu, memory, temperature, power, major, minor, cores;
     int mig, parent; /* mig: the card is partitioned; parent: the card whose part this is, or -1 */
 } Device;
-typedef struct { int device, graphics, has_name, has_used; unsigned pid; u64 used; char name[TEXT]; } Process;
+typedef struct {
+    int device, graphics, has_name, has_used, has_resident;
+    unsigned pid;
+    u64 used, resident; /* the driver's account, and Windows' */
+    char name[TEXT];
+} Process;
 typedef struct { char call[TEXT]; int device, code; double seconds; } Fault;
 typedef struct {
     char driver[TEXT];
@@ -82,6 +88,7 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
         Process *p = &s->process[s->processes - 1];
         NUMBER_KEY(p, device); NUMBER_KEY(p, graphics); NUMBER_KEY(p, pid);
         if (!strcmp(key, "used")) { p->used = number; p->has_used = 1; }
+        if (!strcmp(key, "resident")) { p->resident = number; p->has_resident = 1; }
         if (!strcmp(key, "name")) { copy(p->name, value); p->has_name = 1; }
     } else if (!strcmp(kind, "fault")) {
         Fault *f = &s->fault[s->faults - 1];
@@ -400,3 +407,80 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Proce
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *to) {
     DEVICE_CALL(code = processes(s, index, 1, count, to););
 }
+
+/* What Windows answers about the memory of processes: pdh.dll and gdi32.dll, as far as
+ * danzar_gpu/probes/windows_accounts.py asks them. A card's LUID is 0 and LUID_LOW + its number;
+ * one more adapter, a renderer in software, is on no bus. */
+enum { LUID_LOW = 0xD3C0, PDH_MORE_DATA = (int)0x800007D2, PDH_NO_DATA = (int)0x800007D5,
+       PDH_NO_OBJECT = (int)0xC0000BB8 };
+typedef struct { wchar_t *name; unsigned status; union { int l; double d; long long large; } value; }
+    CounterItem;
+static char query, counter;
+
+int PdhOpenQueryW(const wchar_t *source, size_t data, void **to) {
+    (void)source; (void)data;
+    Scenario *s = read_scenario();
+    int code = faults(__func__, -1, s);
+    done(s);
+    *to = &query;
+    return code;
+}
+int PdhAddEnglishCounterW(void *of, const wchar_t *path, size_t data, void **to) {
+    (void)data;
+    if (of != &query || wcscmp(path, L"\\GPU Process Memory(*)\\Local Usage")) return PDH_NO_OBJECT;
+    *to = &counter;
+    return SUCCESS;
+}
+int PdhCollectQueryData(void *of) {
+    Scenario *s = read_scenario();
+    int found = 0;
+    for (int i = 0; s && i < s->processes; i++) found += s->process[i].has_resident;
+    done(s);
+    return of != &query ? PDH_NO_OBJECT : found ? SUCCESS : PDH_NO_DATA;
+}
+int PdhGetFormattedCounterArrayW(void *of, unsigned format, unsigned *size, unsigned *count,
+                                 CounterItem *to) {
+    enum { NAME = 64 };
+    if (of != &counter || format != 0x400) return PDH_NO_OBJECT;
+    Scenario *s = read_scenario();
+    unsigned number = 1, wanted;
+    for (int i = 0; s && i < s->processes; i++) number += s->process[i].has_resident != 0;
+    wanted = number * (unsigned)(sizeof *to + NAME * sizeof(wchar_t));
+    int code = *size < wanted ? PDH_MORE_DATA : SUCCESS;
+    *size = wanted;
+    *count = number;
+    if (code == SUCCESS) {
+        wchar_t *names = (wchar_t *)(to + number);
+        unsigned next = 0;
+        for (int i = -1; i < s->processes; i++) {
+            Process *p = i < 0 ? NULL : &s->process[i];
+            if (p && !p->has_resident) continue;
+            to[next].name = names + next * NAME;
+            swprintf(to[next].name, NAME, L"pid_%u_luid_0x%08X_0x%08X_phys_0", p ? p->pid : 4,
+                     0u, LUID_LOW + (p ? (unsigned)p->device : MAX_DEVICES));
+            to[next].status = 0;
+            to[next++].value.large = p ? (long long)p->resident : 12345;
+        }
+    }
+    done(s);
+    return code;
+}
+int PdhCloseQuery(void *of) { return of == &query ? SUCCESS : PDH_NO_OBJECT; }
+
+typedef struct { unsigned low; int high; unsigned adapter; } OpenAdapter;
+int D3DKMTOpenAdapterFromLuid(OpenAdapter *adapter) {
+    adapter->adapter = adapter->low - LUID_LOW + 1;
+    return adapter->high == 0 && adapter->adapter <= MAX_DEVICES + 1 ? 0 : (int)0xC000000D;
+}
+typedef struct { unsigned bus, device, function; } Address;
+typedef struct { unsigned adapter; int kind; void *data; unsigned size; } AdapterQuery;
+int D3DKMTQueryAdapterInfo(const AdapterQuery *query) {
+    Scenario *s = read_scenario();
+    unsigned n = query->adapter - 1, domain;
+    Address *to = query->data;
+    int well = s && query->kind == 6 && query->size == sizeof *to && (int)n < s->devices
+        && sscanf(s->device[n].bus, "%x:%x:%x.%x", &domain, &to->bus, &to->device, &to->function) == 4;
+    done(s);
+    return well ? 0 : (int)0xC000000D;
+}
+int D3DKMTCloseAdapter(const unsigned *adapter) { return *adapter ? 0 : (int)0xC000000D; }

@@ -49,6 +49,8 @@ class Process:
     name: str | bytes | None = None
     """What the driver says: a path. ``None``: it knows no such process. Bytes need not be UTF-8."""
     kind: Literal["compute", "graphics"] = "compute"
+    resident_bytes: int | None = None
+    """What Windows' own accounts say that it holds there. ``None``: they don't know it."""
 
     def as_line(self, device: int) -> bytes:
         return _line(
@@ -57,6 +59,7 @@ class Process:
             pid=self.pid,
             graphics=int(self.kind == "graphics"),
             used=self.used_bytes,
+            resident=self.resident_bytes,
             name=self.name,
         )
 

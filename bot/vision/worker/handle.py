@@ -205,7 +205,8 @@ class ProcessWorker(WorkerHandle):
         worker = cls(process, listener)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.shield(worker._hello)
+                # On Windows a venv's python.exe is a launcher: the interpreter is its child.
+                worker.pid = await asyncio.shield(worker._hello)
         except TimeoutError:
             await worker.kill("it said nothing after its start")
             raise WorkerGone(f"the vision worker said nothing in {START_SECONDS:.0f} s") from None

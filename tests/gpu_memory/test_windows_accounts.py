@@ -1,0 +1,169 @@
+"""Windows' own accounts of GPU memory, read from a stand-in of the two libraries that tell them."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danzar_gpu import GPUMemoryConfig
+from danzar_gpu.ledger import Ledger
+from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.probes.nvml import NvmlProbe
+from danzar_gpu.probes.windows_accounts import (
+    TOLERANCE_BYTES,
+    WindowsAccounts,
+    parse_instance,
+    parse_place,
+    with_accounts,
+)
+from danzar_gpu.room import rooms
+from tests.standin import GUIDE, Fault, Process, Scenario, StandinNvml, gib
+from tests.standin.here import driver_here
+
+OLLAMA, DESKTOP, GAME = 4_200_011, 4_200_012, 4_200_021
+
+
+def windows(*, game: float | None = 1.8, desktop: float | None = 0.6) -> Scenario:
+    """The guide's rig under WDDM: the driver lists who is there, and gives no sizes."""
+    first = (
+        Process(OLLAMA, None, r"C:\Ollama\ollama.exe", resident_bytes=gib(5.6)),
+        Process(DESKTOP, None, r"C:\Windows\dwm.exe", "graphics", _bytes(desktop)),
+    )
+    second = (Process(GAME, None, r"D:\Tower\tower.exe", "graphics", _bytes(game)),)
+    cards = tuple(
+        replace(card, processes=rows)
+        for card, rows in zip(GUIDE.cards, (first, second), strict=True)
+    )
+    return replace(GUIDE, cards=cards)
+
+
+def _bytes(size: float | None) -> int | None:
+    return None if size is None else gib(size)
+
+
+def read(standin: StandinNvml, scenario: Scenario) -> MemorySnapshot:
+    """One reading where Windows is asked what the driver does not say."""
+    standin.write(scenario)
+    library = ctypes.CDLL(str(standin.library))
+    with driver_here(standin):
+        probe = NvmlProbe(WindowsAccounts(library, library))
+        shot = probe.read(5.0, processes=True)
+        probe.close()
+        return shot
+
+
+def sizes(shot: MemorySnapshot) -> list[dict[int, int | None]]:
+    return [{p.pid: p.used_bytes for p in device.processes or ()} for device in shot.devices]
+
+
+def test_who_holds_what_is_known_though_the_driver_does_not_say(standin_nvml: StandinNvml) -> None:
+    shot = read(standin_nvml, windows())
+    assert sizes(shot) == [{OLLAMA: gib(5.6), DESKTOP: gib(0.6)}, {GAME: gib(1.8)}]
+    first, second = shot.devices
+    assert first.allocated_bytes == gib(5.6) + gib(0.6)
+    assert second.allocated_bytes == gib(1.8)
+    assert [p.name for p in first.processes or ()] == ["ollama.exe", "dwm.exe"]
+
+
+def test_the_llm_is_credited_with_what_it_holds(standin_nvml: StandinNvml) -> None:
+    room = rooms(read(standin_nvml, windows()), Ledger(), GPUMemoryConfig(), 5.0)[0]
+    assert room.llm_held == gib(5.6)
+    assert room.outstanding == gib(8) - gib(5.6)
+
+
+def test_a_program_that_the_driver_does_not_list_is_found(standin_nvml: StandinNvml) -> None:
+    blind = Fault("nvmlDeviceGetGraphicsRunningProcesses_v3", code=3)
+    shot = read(standin_nvml, windows().with_faults(blind))
+    assert sizes(shot) == [{OLLAMA: gib(5.6), DESKTOP: gib(0.6)}, {GAME: gib(1.8)}]
+
+
+def test_whom_windows_does_not_know_nobody_knows(standin_nvml: StandinNvml) -> None:
+    shot = read(standin_nvml, windows(game=None))
+    assert sizes(shot)[1] == {GAME: None}
+    assert shot.devices[1].allocated_bytes == shot.devices[1].reserved_bytes
+
+
+def test_accounts_beyond_what_is_in_use_are_not_believed(standin_nvml: StandinNvml) -> None:
+    """`dwm.exe` was seen with 14 GB on a card of 12 (System Informer, issue 2389)."""
+    shot = read(standin_nvml, windows(desktop=14.0))
+    assert sizes(shot) == [{OLLAMA: None, DESKTOP: None}, {GAME: gib(1.8)}]
+
+
+def test_the_drivers_own_sizes_count_where_it_gives_them(standin_nvml: StandinNvml) -> None:
+    card = GUIDE.cards[1]
+    row = replace(card.processes[0], resident_bytes=gib(0.1))
+    shot = read(standin_nvml, GUIDE.with_card(1, replace(card, processes=(row,))))
+    assert sizes(shot)[1] == {GAME: gib(1.8)}
+
+
+def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
+    standin_nvml: StandinNvml, caplog: pytest.LogCaptureFixture
+) -> None:
+    standin_nvml.write(windows().with_faults(Fault("PdhOpenQueryW", code=5)))
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+    with driver_here(standin_nvml), caplog.at_level(logging.INFO):
+        assert accounts.read() == {}
+        assert accounts.read() == {}
+        probe = NvmlProbe(accounts)
+        shot = probe.read(5.0, processes=True)
+        probe.close()
+    assert sizes(shot) == [{OLLAMA: None, DESKTOP: None}, {GAME: None}]
+    told = [r.getMessage() for r in caplog.records if "accounts of GPU memory" in r.getMessage()]
+    assert told == ["Windows' accounts of GPU memory can't be read: PdhOpenQuery answered 0x5"]
+
+
+def test_nobody_on_any_card_is_no_fault(
+    standin_nvml: StandinNvml, caplog: pytest.LogCaptureFixture
+) -> None:
+    standin_nvml.write(GUIDE)
+    library = ctypes.CDLL(str(standin_nvml.library))
+    with driver_here(standin_nvml), caplog.at_level(logging.INFO):
+        assert WindowsAccounts(library, library).read() == {}
+    assert not caplog.records
+
+
+def test_other_systems_have_no_such_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    assert WindowsAccounts.open() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("pid_4242_luid_0x00000000_0x0000D3C9_phys_0", (4242, (0, 0xD3C9))),
+        ("pid_4_luid_0x00000001_0xFFFFFFFF_phys_1", (4, (1, 0xFFFFFFFF))),
+        ("_Total", None),
+        ("", None),
+        ("pid_x_luid_0x0_0x0_phys_0", None),
+    ],
+)
+def test_the_names_of_instances(name: str, found: object) -> None:
+    assert parse_instance(name) == found
+
+
+@pytest.mark.parametrize(
+    ("bus_id", "place"),
+    [("00000000:01:00.0", (1, 0)), ("0000:c1:1F.0", (0xC1, 0x1F)), ("~0000", None), ("", None)],
+)
+def test_the_place_on_the_bus(bus_id: str, place: object) -> None:
+    assert parse_place(bus_id) == place
+
+
+@given(
+    st.sets(st.integers(0, 9)),
+    st.dictionaries(st.integers(0, 9), st.integers(0, gib(4))),
+    st.integers(0, gib(12)),
+)
+def test_what_is_told_never_exceeds_what_is_in_use(
+    listed: set[int], held: dict[int, int], reserved: int
+) -> None:
+    told = with_accounts(listed, held, reserved)
+    assert listed <= set(told)
+    assert sum(size or 0 for size in told.values()) <= reserved + TOLERANCE_BYTES
+    assert all(size is None or size == held[pid] for pid, size in told.items())
