@@ -50,7 +50,7 @@ def recommendations(
     if llm is not None and llm.outstanding > llm.device.free_bytes:
         advice.append(
             f"{llm.device.label}: {gib(llm.outstanding):.1f}GB are still promised to the main LLM, "
-            f"but only {llm.device.free_gb:.1f}GB are free; close what it does not need there"
+            f"but only {llm.device.free_gb:.1f}GB are free; {_remedy(llm, config)}"
         )
     advice += [f"{r.device.label}: {r.doubtful}" for r in rooms.values() if r.doubtful]
     if best.uuid is None:
@@ -58,6 +58,18 @@ def recommendations(
         advice.append(f"{where}: {best.reason}")
     advice += snapshot.faults
     return advice or [ALL_WELL]
+
+
+def _remedy(llm: Room, config: GPUMemoryConfig) -> str:
+    """What to do where the LLM's card has less free than is promised to it."""
+    for row in llm.device.processes or ():
+        unknown = row.used_bytes is None and config.is_llm_process(row.name)
+        if unknown and config.main_llm_endpoint is None:
+            return (
+                f"nobody tells how much of it {row.name} holds already: name its server in "
+                "main_llm_endpoint, and it is asked"
+            )
+    return "close what it does not need there"
 
 
 def utilization_alerts(

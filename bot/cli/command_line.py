@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -335,8 +336,12 @@ def _configure_logging(settings: configuration.Settings, token: str | None = Non
 
 
 def _unicode_output() -> None:
-    """Emojis on a console that can't show them become question marks, not a crash."""
+    """Emojis on a console that can't show them become question marks, not a crash.
+
+    Files and pipes get UTF-8 also on Windows, whose own encodings have none of them.
+    """
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        chosen = os.name != "nt" or "PYTHONIOENCODING" in os.environ or stream.isatty()
+        stream.reconfigure(encoding=None if chosen else "utf-8", errors="replace")

@@ -49,6 +49,10 @@ DATA_LOST = (
     "folder would not be noticed"
 )
 """Without a data folder that can be written."""
+CUDA_BUILD = (
+    "install torch and torchvision again, by the command that https://pytorch.org/get-started "
+    "shows for this system and CUDA (on Windows plain `pip install torch` brings none)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,7 @@ def read_memory(
     findings = [Finding("driver", "ok", words.get(snapshot.source, "NVML answers"))]
     findings += [Finding("driver", "warning", fault, "see the log") for fault in snapshot.faults]
     findings += check_cards(settings, snapshot)
+    findings += check_accounts(settings, snapshot)
     findings += check_placement(manager)
     return snapshot, findings
 
@@ -189,6 +194,19 @@ def check_cards(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Findin
         check = "device" if misfit.key.endswith("_device") else "reservation"
         state: State = "failure" if misfit.fatal else "warning"
         yield Finding(check, state, f"{misfit.key}: {misfit.what}", misfit.remedy)
+
+
+def check_accounts(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Finding]:
+    """Is it known how much each process holds?"""
+    rows = [row for device in snapshot.devices for row in device.processes or ()]
+    if settings.gpu_memory.main_llm_endpoint or all(row.used_bytes is not None for row in rows):
+        return
+    what = "nobody tells how much each process holds: the LLM's memory counts as somebody else's"
+    remedy = (
+        "name the LLM's server, which is asked instead: "
+        "gpu_memory.main_llm_endpoint: http://127.0.0.1:11434 (Ollama's)"
+    )
+    yield Finding("accounts", "warning", what, remedy)
 
 
 def check_placement(manager: GPUMemoryManager) -> Iterator[Finding]:
@@ -329,9 +347,14 @@ def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iter
     if snapshot is None or snapshot.source != "nvml" or not snapshot.devices:
         return
     seen = {card["index"]: card for card in answer["cards"]}
+    if not answer["cuda"]:
+        what = "the driver has cards, but this torch was built without CUDA: vision uses the CPU"
+        yield Finding("mapping", "warning", what, CUDA_BUILD)
+        return
     if not seen:
-        remedy = "install a torch build for CUDA that fits the driver; until then the CPU is used"
-        yield Finding("mapping", "warning", "the driver has cards, but torch sees none", remedy)
+        remedy = "update the NVIDIA driver, or install a torch for an older CUDA"
+        what = "the driver has cards, but torch can use none: vision uses the CPU"
+        yield Finding("mapping", "warning", what, remedy)
         return
     wrong = False
     for device in snapshot.devices:

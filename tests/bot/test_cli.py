@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from bot.cli.doctor import check_llm_server, check_models
+from bot.cli.doctor import check_llm_server, check_models, check_torch
 from bot.cli.exits import Exit
 from bot.settings import Settings, load
-from danzar_gpu import GPUMemoryConfig
+from danzar_gpu import GPUMemoryConfig, MemorySnapshot
 from danzar_gpu.history import HistoryStore, Sample
+from danzar_gpu.memory import DeviceMemory
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
 from tests.unprivileged import folder_for_anybody, run_unprivileged
@@ -380,6 +381,29 @@ def test_doctor_finds_what_does_not_fit(standin_nvml: StandinNvml, tmp_path: Pat
     assert "vision_device: is cuda:5" in vision_device["what"]
     # The stand-in's cards exist for the driver alone.
     assert findings(report, "mapping")[0]["state"] == "warning"
+
+
+def test_doctor_names_the_llms_server_where_nobody_tells_what_processes_hold(
+    standin_nvml: StandinNvml, tmp_path: Path
+) -> None:
+    cards = (
+        replace(card, processes=tuple(replace(row, used_bytes=None) for row in card.processes))
+        for card in GUIDE.cards
+    )
+    standin_nvml.write(replace(GUIDE, cards=tuple(cards)))
+    _, report = doctor("--config", str(tmp_path / "none.yaml"), env=standin_nvml.environment())
+    [accounts] = findings(report, "accounts")
+    assert accounts["state"] == "warning"
+    assert "gpu_memory.main_llm_endpoint: http://127.0.0.1:11434" in accounts["remedy"]
+
+
+def test_a_torch_without_cuda_beside_cards_is_told_with_the_way_out() -> None:
+    cards = (DeviceMemory(0, "GPU-0", "RTX 4070", gib(12), gib(12), 0),)
+    shot = MemorySnapshot(0.0, "nvml", cards, 0.0, ())
+    build, mapping = check_torch({"version": "2.9.0", "cuda": None, "cards": []}, shot)
+    assert build.what == "torch 2.9.0 (CPU only)"
+    assert "built without CUDA: vision uses the CPU" in mapping.what
+    assert "https://pytorch.org/get-started" in mapping.remedy
 
 
 class LlmServer(BaseHTTPRequestHandler):

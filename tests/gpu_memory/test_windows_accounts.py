@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danzar_gpu import GPUMemoryConfig
+from danzar_gpu.advice import recommendations
 from danzar_gpu.ledger import Ledger
 from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.placement import Placement
 from danzar_gpu.probes.nvml import NvmlProbe
 from danzar_gpu.probes.windows_accounts import (
     TOLERANCE_BYTES,
@@ -74,6 +76,20 @@ def test_the_llm_is_credited_with_what_it_holds(standin_nvml: StandinNvml) -> No
     room = rooms(read(standin_nvml, windows()), Ledger(), GPUMemoryConfig(), 5.0)[0]
     assert room.llm_held == gib(5.6)
     assert room.outstanding == gib(8) - gib(5.6)
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:11434"])
+def test_advice_where_nobody_tells_what_the_llm_holds(
+    standin_nvml: StandinNvml, endpoint: str | None
+) -> None:
+    card = GUIDE.cards[0]
+    rows = (replace(card.processes[0], used_bytes=None, name="ollama.exe"),)
+    shot = read(standin_nvml, GUIDE.with_card(0, replace(card, processes=rows)))
+    config = GPUMemoryConfig(main_llm_endpoint=endpoint)
+    known = rooms(shot, Ledger(), config, 5.0)
+    [advice] = recommendations(shot, known, Placement("cuda:1", "", "GPU-1"), config)
+    assert "8.0GB are still promised to the main LLM, but only 4.9GB are free" in advice
+    assert ("nobody tells how much of it ollama.exe holds" in advice) == (endpoint is None)
 
 
 def test_a_program_that_the_driver_does_not_list_is_found(standin_nvml: StandinNvml) -> None:
