@@ -17,6 +17,7 @@ from bot.vision.watches import Watch
 from cogs import texts
 from cogs.embeds import CALM, FAILED, NEUTRAL, TIGHT, fitted, plain, sentence, shortened
 from danzar_gpu.memory import gib
+from danzar_gpu.plural import counted
 from danzar_gpu.report import age_text
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def service_lines(service: ServiceStatus, prefix: str, *, said: str = "") -> lis
     if memory:
         lines.append(texts.MEMORY.format(sizes=", ".join(memory)))
     if service.frames:
-        pace = texts.PACE.format(frames=service.frames)
+        pace = counted(service.frames, "frame")
         if service.milliseconds_p50 is not None:
             pace += texts.PACE_EACH.format(milliseconds=service.milliseconds_p50)
         lines.append(pace)

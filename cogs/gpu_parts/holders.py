@@ -17,6 +17,7 @@ from danzar_gpu.fit import Fit, largest_fit
 from danzar_gpu.holders import Holding, Owner
 from danzar_gpu.ledger import Footprint
 from danzar_gpu.memory import GIB, DeviceMemory, gib
+from danzar_gpu.plural import counted
 from danzar_gpu.report import age_text
 from danzar_gpu.room import SURPRISE_SHARE
 
@@ -154,7 +155,7 @@ def model_lines(
             idle = service.idle_seconds >= IDLE_SECONDS
             template = texts.MODEL_IDLE if idle else texts.MODEL_BUSY
             age = age_text(service.idle_seconds)
-            lines.append(template.format(age=age, frames=service.frames))
+            lines.append(template.format(age=age, frames=counted(service.frames, "frame")))
     if lease is not None and lease.device != "cpu":
         lines.append(beside(host, device_index(lease.device)))
     return lines

@@ -10,6 +10,7 @@ import discord
 from cogs import texts
 from cogs.embeds import CALM, NEUTRAL, fitted, plain, sentence, shortened
 from danzar_gpu.memory import gib
+from danzar_gpu.plural import counted
 
 if TYPE_CHECKING:
     from bot.profile import ModelProfile, MoveLine, Timing
@@ -65,7 +66,7 @@ def profile_lines(profile: ModelProfile, prefix: str) -> Iterator[str]:
         yield texts.PROFILE_TIMES_LINE.format(times=" · ".join(times))
     if profile.p50_ms is not None:
         yield texts.PROFILE_PACE.format(
-            frames=profile.frames,
+            frames=counted(profile.frames, "frame"),
             p50=profile.p50_ms,
             p95=profile.p95_ms or profile.p50_ms,
             p99=profile.p99_ms or profile.p50_ms,

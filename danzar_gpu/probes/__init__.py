@@ -15,7 +15,7 @@ class ProbeError(Exception):
     def __init__(self, cause: str, remedy: str = "") -> None:
         self.cause = cause
         self.remedy = remedy
-        super().__init__(f"{cause}. {remedy}" if remedy else cause)
+        super().__init__(f"{cause}. {remedy[:1].upper()}{remedy[1:]}" if remedy else cause)
 
 
 class ProbeUnavailable(ProbeError):

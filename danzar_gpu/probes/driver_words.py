@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from danzar_gpu.probes import ProbeError
 
 UNINITIALISED, NOT_SUPPORTED, NO_PERMISSION, NOT_LOADED, LOST, MISMATCH = 1, 3, 4, 9, 15, 18
 
 RESTART_CODES = frozenset({UNINITIALISED, NOT_LOADED, LOST, MISMATCH, 999})
 """After these the handles may be worth nothing: the library is started again."""
+
+_ON_WINDOWS = sys.platform == "win32"
 
 _REMEDIES: dict[int, tuple[str, str]] = {
     UNINITIALISED: ("NVML is not initialised", "Danzar starts it again by itself"),
@@ -24,8 +28,9 @@ _REMEDIES: dict[int, tuple[str, str]] = {
         "load or install it (`nvidia-smi` must work); Danzar finds it by itself",
     ),
     12: (
-        "libnvidia-ml.so.1 was not found",
-        "install the NVIDIA driver; in a container give it the `utility` capability",
+        f"{'nvml.dll' if _ON_WINDOWS else 'libnvidia-ml.so.1'} was not found",
+        "install the NVIDIA driver"
+        + ("" if _ON_WINDOWS else "; in a container give it the `utility` capability"),
     ),
     13: ("the driver's library is too old for this reading", "update the NVIDIA driver"),
     LOST: ("a GPU is lost", "it fell off the bus or was reset; reboot if it does not come back"),
