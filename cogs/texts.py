@@ -133,7 +133,7 @@ PROCESSES_NONE = "No GPU device was found."
 PROCESSES_CARD = "**{card}**: {used:.1f} of {total:.1f}GB in use"
 PROCESSES_CARD_ON = "{heading} (continued)"
 PROCESSES_HIDDEN = (
-    "**{card}**: {used:.1f}GB in use; the driver lists no processes here (WSL, WDDM and some "
+    "**{card}**: {used:.1f}GB in use; the driver lists no processes here (WSL and some "
     "containers hide them)"
 )
 PROCESSES_NO_ACCOUNT = "The driver keeps no account per process here: only the card's sum is known."
