@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ValidationError
 
 from bot.yaml_document import Problem
-from danzar_gpu.refusals import PATTERNS, Error, Where, by_key, dotted, line_of, sentence
+from danzar_gpu.refusals import (
+    PATTERNS,
+    Error,
+    Where,
+    by_key,
+    dotted,
+    line_of,
+    sentence,
+    unknown_key,
+)
 
 _PATTERNS: Mapping[str, str] = {
     **PATTERNS,
@@ -38,17 +46,4 @@ def _sentence(where: Where, errors: Sequence[Error], model: type[BaseModel]) -> 
         return sentence(errors, _PATTERNS)
     if "token" in str(where[-1]).lower():
         return "must not be here: the token comes from DISCORD_TOKEN or DISCORD_TOKEN_FILE"
-    return "is not a key that Danzar knows" + _suggestion(where, model)
-
-
-def _suggestion(where: Where, model: type[BaseModel]) -> str:
-    """A known key that looks like the unknown one."""
-    for part in where[:-1]:
-        found = model.model_fields.get(str(part))
-        if found is None or not isinstance(found.annotation, type):
-            return ""
-        if not issubclass(found.annotation, BaseModel):
-            return ""
-        model = found.annotation
-    near = difflib.get_close_matches(str(where[-1])[:80], model.model_fields, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return unknown_key(where, model, "is not a key that Danzar knows")

@@ -5,12 +5,14 @@ The configuration and traces share the sentences; what is special about either i
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from danzar_gpu.plural import counted
 
@@ -92,6 +94,40 @@ def sentence(errors: Sequence[Error], patterns: Mapping[str, str] = PATTERNS) ->
         return words
     advice = number_taken_for_text(first["input"]) if "number" in words else ""
     return f"{words}, not {shown}{advice}"
+
+
+def unknown_key(where: Where, model: type[BaseModel], words: str) -> str:
+    """``words`` for a key that ``model`` lacks, with the key that may be meant. Takes a while."""
+    for part in where[:-1]:
+        if isinstance(part, str):
+            field = model.model_fields.get(part)
+            inner = next(_models_in(field.annotation), None) if field is not None else None
+            if inner is None:
+                return words
+            model = inner
+    key = str(where[-1])[:80]
+    names = {
+        name: field for field, info in model.model_fields.items() for name in _names(field, info)
+    }
+    if key in names:
+        return f"says the same as {names[key]}, which is there already"
+    near = difflib.get_close_matches(key, names, n=1)
+    return f"{words}; did you mean {near[0]}?" if near else words
+
+
+def _names(field: str, info: FieldInfo) -> Iterator[str]:
+    alias = info.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else ()
+    yield field
+    yield from (name for name in choices if isinstance(name, str))
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a field's type names, itself or as items: ``tuple[Card, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _expectations(errors: Iterable[Error], patterns: Mapping[str, str]) -> list[str]:

@@ -221,8 +221,13 @@ class Jitter(_Part):
 
 
 def _cards(value: object) -> object:
-    if isinstance(value, Mapping) and set(value) == {"cards"}:  # pyright: ignore[reportUnknownArgumentType]
-        value = cast("object", value["cards"])
+    if isinstance(value, Mapping) and "cards" in value:
+        section = cast("Mapping[str, object]", value)
+        for key in section:
+            if key != "cards":
+                words = "there is no such key: a rig is its cards alone"
+                raise PydanticCustomError("contradiction", "{words}", {"key": key, "words": words})
+        value = section["cards"]
     if value is None or value in ([], (), {}):
         raise ValueError("names no card: write at least one, as {name: RTX 4070, total_gb: 12}")
     return value  # pyright: ignore[reportUnknownVariableType]

@@ -68,7 +68,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
     try:
         trace = Trace.model_validate(data)
     except ValidationError as error:
-        raise TraceError(path, problems(error, lines)) from None
+        raise TraceError(path, problems(error, lines, most=MAX_SHOWN)) from None
     if found := contradictions(trace, lines):
         raise TraceError(path, found)
     return trace

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from danzar_gpu.refusals import Where, by_key, dotted, line_of, sentence
+from danzar_gpu.refusals import Error, Where, by_key, dotted, line_of, sentence, unknown_key
 from danzar_gpu.simulate.trace import Trace
 
 Problem = tuple[int | None, str, str]
 """Line, key, and what is wrong with it."""
 
 
-def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem]:
-    """What can't be read as a trace: one problem a key, in the order of the file's lines."""
+def problems(error: ValidationError, lines: Mapping[Where, int], *, most: int) -> list[Problem]:
+    """What can't be read as a trace: one problem a key, in the order of the file's lines;
+    ``most`` of them in detail."""
     # Cards may be written as `rig: {cards: [...]}`, and are the rig's all the same.
     lines = {("rig", *key[2:]): at for key, at in lines.items() if key[:2] == ("rig", "cards")} | {
         **lines
@@ -23,10 +24,16 @@ def problems(error: ValidationError, lines: Mapping[Where, int]) -> list[Problem
         (
             line_of(where, lines) or 1,
             dotted(where),
-            "there is no such key" if errors[0]["type"] == "extra_forbidden" else sentence(errors),
+            _words(where, errors) if position < most else "is wrong, too",
         )
-        for where, errors in by_key(error, lines).items()
+        for position, (where, errors) in enumerate(by_key(error, lines).items())
     ]
+
+
+def _words(where: Where, errors: list[Error]) -> str:
+    if errors[0]["type"] == "extra_forbidden":
+        return unknown_key(where, Trace, "there is no such key")
+    return sentence(errors)
 
 
 def contradictions(trace: Trace, lines: Mapping[Where, int]) -> list[Problem]:

@@ -65,6 +65,9 @@ def test_the_documents_example_is_a_trace() -> None:
     ("text", "line", "words"),
     [
         ("bla: 1", 2, "bla: there is no such key"),
+        ("modells: []", 2, "modells: there is no such key; did you mean models?"),
+        ("models: [{name: a, need_gb: 1, untill: 3}]", 2, "untill: there is no such key; did you"),
+        ("foreign: [{name: a, process: b, gb: 1}]", 2, "says the same as process, which is there"),
         ("models: [{at: 1, name: a}]", 2, "models[0].need_gb: is missing"),
         ("models:\n  - {name: a, need_gb: -1}", 3, "models[0].need_gb"),
         ("models: [{name: a, need_gb: 1, at: soon}]", 2, "models[0].at"),
@@ -125,6 +128,12 @@ def test_a_malformed_trace_is_refused_by_line_and_key(text: str, line: int, word
     assert words in str(refused.value)
     for pydantics in ("Input should", "valid number", "after validation", "String should"):
         assert pydantics not in str(refused.value)
+
+
+def test_a_rig_is_its_cards_alone() -> None:
+    rig = "rig:\n  cards: [{total_gb: 12}]\n  more: 1\n"
+    with pytest.raises(TraceError, match=r"trace:3: rig\.more: there is no such key"):
+        parse(rig)
 
 
 @pytest.mark.parametrize("rig", ["", "[]", "{cards: []}", "{cards: }"])
