@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import ValidationError
 
@@ -41,7 +42,7 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
                 "http(s)); this one has another scheme, no host or no possible port"
             ) from None
         return configured.model_copy(update={"source": "stream", "url": source})
-    name = source.removeprefix("file://")
+    name = _path_of(source) if source.startswith("file://") else source
     if not name.strip():
         # As a path it would be the current folder, which nobody meant.
         raise UsageError(f"--source is empty; {TAKEN}")
@@ -54,3 +55,9 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
         raise UsageError(f"{name} names no home folder that is here; {TAKEN}") from None
     new = {"source": "images" if kind == "folder" else "video", "path": str(path)}
     return configured.model_copy(update=new)
+
+
+def _path_of(address: str) -> str:
+    """``file:///films/a%20b.mp4`` as a file manager copies it."""
+    parts = urlsplit(address)
+    return url2pathname(parts.netloc + parts.path)
