@@ -10,7 +10,6 @@ import discord
 from cogs import texts
 
 FIELD_CHARACTERS = 1024
-DESCRIPTION_CHARACTERS = 4096
 
 CALM = discord.Colour(0x3BA55D)
 TIGHT = discord.Colour(0xF0A020)

@@ -14,8 +14,6 @@ from danzar_gpu.probes import MemoryProbe, ProbeError
 
 log = logging.getLogger(__name__)
 
-Wait = Callable[[Awaitable[MemorySnapshot]], Awaitable[MemorySnapshot]]
-
 
 class ProbeReader:
     """Runs a probe's reads one after another in a thread of its own.

@@ -15,7 +15,6 @@ from bot.vision.scene.canvas import (
     Image,
     Layer,
     draw_text,
-    fill_rect,
     hsv,
 )
 from bot.vision.scene.model import SceneObject
@@ -619,10 +618,3 @@ class Stage:
         if "player" in labels:
             out.append("a player character")
         return out
-
-
-def subtitle(image: Image, text: str, u: float) -> None:
-    """A line of speech at the bottom of the picture; ``u`` is H / 720."""
-    h, w = image.shape[:2]
-    fill_rect(image, (w * 0.2, h * 0.86, w * 0.8, h * 0.93), (0, 0, 0), 0.55)
-    draw_text(image, text, (w / 2, h * 0.875), 22 * u, (250, 250, 250), 0, 0.5)
