@@ -6,7 +6,11 @@ import re
 
 import psutil
 
-_PYTHON = re.compile(r"^python[\d.]*$")
+_PYTHON = re.compile(r"pythonw?[\d.]*(\.exe)?", re.I)
+_NAMELESS = frozenset(
+    f"{stem}.py" for stem in ("app", "launch", "main", "run", "server", "start", "webui")
+)
+"""Scripts that many programs have: the folder says which program it is."""
 
 
 def program_name(pid: int, path: str) -> str:
@@ -14,26 +18,45 @@ def program_name(pid: int, path: str) -> str:
 
     ``path`` is what the driver says, empty where it knows nothing. Empty where nobody may know.
     """
-    name = re.split(r"[\\/]", path.split(" ")[0] if path.startswith("/") else path)[-1]
-    if name and not _PYTHON.match(name):
+    name = _last(path.split(" ")[0] if path.startswith("/") else path)
+    if name and not _PYTHON.fullmatch(name):
         return name
     try:
         process = psutil.Process(pid)
-        if name or _PYTHON.match(process.name()):
-            return python_program(process.cmdline()) or name or process.name()
+        if name or _PYTHON.fullmatch(process.name()):
+            command = process.cmdline()
+            return python_program(command, _folder(process)) or name or process.name()
         return process.name()
     except (psutil.Error, OSError):
         return name
 
 
-def python_program(command: list[str]) -> str:
-    """``vllm`` of ``python -m vllm.entrypoints...``; ``server.py`` of ``python server.py``."""
+def python_program(command: list[str], folder: str = "") -> str:
+    """``vllm`` of ``python -m vllm.entrypoints...``; ``train.py`` of ``python train.py``.
+
+    ``folder`` is where it runs: ``ComfyUI (main.py)`` of ``python main.py`` there.
+    """
     arguments = iter(command[1:])
     for argument in arguments:
         if argument == "-m":
             return next(arguments, "").split(".")[0]
         if argument in {"-c", "-"}:
             return ""
-        if not argument.startswith("-"):
-            return re.split(r"[\\/]", argument)[-1]
+        if argument in {"-X", "-W"}:
+            next(arguments, None)
+        elif not argument.startswith("-"):
+            script = _last(argument)
+            place = _last(argument[: -len(script)].rstrip("\\/.")) or _last(folder.rstrip("\\/"))
+            return f"{place} ({script})" if script in _NAMELESS and place else script
     return ""
+
+
+def _folder(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except (psutil.Error, OSError):  # another user's, or it is gone
+        return ""
+
+
+def _last(path: str) -> str:
+    return re.split(r"[\\/]", path)[-1]
