@@ -63,7 +63,10 @@ class GPUMemoryConfig(BaseModel):
     main_llm_processes: tuple[str, ...] = Field(
         default=LLM_PROCESSES,
         title="LLM processes",
-        description="Names of programs whose memory counts towards the LLM's reservation.",
+        description=(
+            "Names of programs whose memory counts towards the LLM's reservation. A Python program "
+            "is known by its module or script, a `main.py` or `server.py` by its folder."
+        ),
     )
     main_llm_reservation_min_gb: float = Field(
         default=2.0,
