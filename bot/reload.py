@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bot.context import AppContext
 from bot.misfits import lines_of, misfits
+from bot.missing_files import missing_files
 from bot.observability import logs
 from bot.settings import Settings, SettingsError, load
 from bot.yaml_document import Problem
@@ -61,7 +62,7 @@ async def reload(context: AppContext, path: Path | None = None, *, who: str = ""
     async with context.reloading:
         found = await asyncio.to_thread(load, path)
         before = context.settings
-        await _refuse_what_no_card_can_keep(context, found, path)
+        await _refuse_what_can_not_be(context, found, path)
         new = _without_what_waits(found, before)
         try:
             if new.gpu_memory != before.gpu_memory:
@@ -93,9 +94,13 @@ async def reload_or_say_why(context: AppContext, who: str) -> None:
         log.error("the configuration was refused and the old one stays in use:\n%s", error)
 
 
-async def _refuse_what_no_card_can_keep(context: AppContext, found: Settings, path: Path) -> None:
-    fitting = misfits(found.gpu_memory, context.gpu_memory_manager.snapshot)
-    if impossible := [misfit for misfit in fitting if misfit.fatal]:
+async def _refuse_what_can_not_be(context: AppContext, found: Settings, path: Path) -> None:
+    """Promises that no card can keep, and files that are named now and not there."""
+    before = await asyncio.to_thread(lambda: [*missing_files(context.settings)])
+    missing = await asyncio.to_thread(lambda: [*missing_files(found)])
+    unfitting = misfits(found.gpu_memory, context.gpu_memory_manager.snapshot)
+    new = (one for one in missing if one not in before)
+    if impossible := [misfit for misfit in (*unfitting, *new) if misfit.fatal]:
         lines = await asyncio.to_thread(lines_of, path)
         raise SettingsError(
             path,

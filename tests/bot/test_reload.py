@@ -92,6 +92,26 @@ async def test_a_promise_that_no_card_can_keep_changes_nothing(config: Path) -> 
         assert context.gpu_memory_manager.config.main_llm_memory_reservation_gb == 8.0
 
 
+async def test_a_file_that_is_named_and_not_there_changes_nothing(config: Path) -> None:
+    async with scripted_context() as context:
+        before = context.settings
+        text = "clip: {enabled: false}\nyolo:\n  model_path: models/typo.pt\n"
+        with pytest.raises(
+            SettingsError, match=r"mine\.yaml:3: yolo\.model_path: .*typo\.pt is mis"
+        ):
+            await reloaded(context, config, text)
+        assert context.settings is before
+
+
+async def test_a_file_that_was_missing_before_holds_up_no_other_change(config: Path) -> None:
+    text = "yolo: {model_path: models/typo.pt}\n"
+    async with scripted_context() as context:
+        context.settings = parse(text)
+        done = await reloaded(context, config, text + "gpu_memory: {headroom_gb: 2}\n")
+        assert context.settings.gpu_memory.headroom_gb == 2
+    assert any("headroom_gb" in words for words in done.changed)
+
+
 async def test_what_is_read_at_the_start_is_named_until_the_next_start(config: Path) -> None:
     text = "data: {folder: elsewhere}\nobservability: {port: 9000}\nvision: {autostart: false}\n"
     async with scripted_context() as context:
