@@ -563,7 +563,7 @@ class VisionPipeline:
                 self._source, self._source_trouble = event.description, ""
             case SourceTrouble():
                 if event.words != self._source_trouble:
-                    log.warning("no frames: %s", event.words)
+                    log.warning("capture: %s", event.words)
                 self._source_trouble = event.words
             case SourceEnded():
                 self._source_trouble = event.words

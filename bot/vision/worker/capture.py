@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from bot.vision.frames import FrameSource, SourceError, SourceWaiting
 from bot.vision.sources import open_source
+from bot.vision.worker.darkness import Darkness
 from bot.vision.worker.gate import DuplicateGate
 from bot.vision.worker.inbox import Captured, Inbox
 from bot.vision.worker.protocol import (
@@ -51,6 +52,7 @@ class Capture:
         self._open = open_it
         self._gate = DuplicateGate()
         self._content = 0
+        self._trouble = ""
         self._stop = threading.Event()
         self._go = threading.Event()
         if not order.held:
@@ -116,7 +118,8 @@ class Capture:
         period = 1.0 / self.order.capture.fps
         began = due = time.monotonic()
         frames = 0
-        waiting = ""
+        darkness = Darkness()
+        self._trouble = ""
         while not self._stop.is_set():
             if paced:
                 now = time.monotonic()
@@ -130,13 +133,8 @@ class Capture:
                 frame = source.grab(at - began if paced and not source.live else None)
             except SourceWaiting as error:
                 # It stays open: who sends the pictures may come any time.
-                if str(error) != waiting:
-                    waiting = str(error)
-                    self._tell(SourceTrouble(words=waiting))
+                self._tell_trouble(source, str(error))
                 continue
-            if waiting:
-                waiting = ""
-                self._tell(SourceOpened(description=source.description))
             if frame is None:
                 break
             if paced and not source.live and frame.media_seconds is not None:
@@ -144,11 +142,20 @@ class Capture:
                 if ahead > 0 and self._stop.wait(ahead):
                     break
             grabbed = time.perf_counter()
-            if self._gate.passes(frame):
-                self._content += 1
+            changed = self._gate.passes(frame)
+            self._content += changed
+            dark = darkness.look(frame, source.name, at, changed=changed) if source.live else ""
+            self._tell_trouble(source, dark)
             gated = time.perf_counter()
             timings = {"capture": (grabbed - started) * 1e3, "gate": (gated - grabbed) * 1e3}
             if not self.inbox.put(Captured(frame, self._content, at, timings)):
                 break
             frames += 1
         return frames
+
+    def _tell_trouble(self, source: FrameSource, words: str) -> None:
+        """What keeps an open source from showing anything, once; empty: it is over."""
+        if words != self._trouble:
+            self._trouble = words
+            well = SourceOpened(description=source.description)
+            self._tell(SourceTrouble(words=words) if words else well)

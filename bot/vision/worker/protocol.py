@@ -322,7 +322,7 @@ class SourceOpened(Message):
 
 
 class SourceTrouble(Message):
-    """No frames at present; the worker goes on trying."""
+    """No frames at present, or none that show anything; the worker goes on trying."""
 
     kind: Literal["source_trouble"] = "source_trouble"
     words: str
