@@ -62,7 +62,7 @@ async def reload(context: AppContext, path: Path | None = None, *, who: str = ""
     async with context.reloading:
         found = await asyncio.to_thread(load, path)
         before = context.settings
-        await _refuse_what_can_not_be(context, found, path)
+        await _refuse_the_impossible(context, found, path)
         new = _without_what_waits(found, before)
         try:
             if new.gpu_memory != before.gpu_memory:
@@ -94,7 +94,7 @@ async def reload_or_say_why(context: AppContext, who: str) -> None:
         log.error("the configuration was refused and the old one stays in use:\n%s", error)
 
 
-async def _refuse_what_can_not_be(context: AppContext, found: Settings, path: Path) -> None:
+async def _refuse_the_impossible(context: AppContext, found: Settings, path: Path) -> None:
     """Promises that no card can keep, and files that are named now and not there."""
     before = await asyncio.to_thread(lambda: [*missing_files(context.settings)])
     missing = await asyncio.to_thread(lambda: [*missing_files(found)])

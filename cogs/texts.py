@@ -137,6 +137,7 @@ PROCESSES_HIDDEN = (
     "containers hide them)"
 )
 PROCESSES_NO_ACCOUNT = "The driver keeps no account per process here: only the card's sum is known."
+PROCESSES_SOME_UNKNOWN = "What those with a ? hold is not known here."
 PROCESSES_REST = "`{size:6.2f}GB` ⬜ the driver itself, and unaccounted"
 PROCESS_LINE = "`{size}` {square} {name}{pid}: {owner}"
 PROCESS_SIZE = "{size:6.2f}GB"

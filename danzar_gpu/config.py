@@ -65,7 +65,8 @@ class GPUMemoryConfig(BaseModel):
         title="LLM processes",
         description=(
             "Names of programs whose memory counts towards the LLM's reservation. A Python program "
-            "is known by its module or script, a `main.py` or `server.py` by its folder."
+            "is known by its module or script; one with a name that many have, as `main.py`, by "
+            "its folder, too: `tabbyAPI (main.py)`."
         ),
     )
     main_llm_reservation_min_gb: float = Field(
@@ -252,6 +253,10 @@ class GPUMemoryConfig(BaseModel):
         return _is_named(name, self.main_llm_processes)
 
 
+_SCRIPT = re.compile(r"(?P<folder>.+?)(-main|-master|[-_ ]?v?\d[\d.]*)? \((?P<script>.+\.py)\)")
+"""As in ``process_names.py``: ``text-generation-webui-main (server.py)``."""
+
+
 @lru_cache(maxsize=256)
 def device_index(device: str) -> int:
     """The N of ``cuda:N``."""
@@ -263,6 +268,9 @@ def _is_named(name: str, known_names: tuple[str, ...]) -> bool:
     bare = re.split(r"[\\/]", name.strip().lower())[-1].removesuffix(".exe")
     if not bare:
         return False
+    if (script := _SCRIPT.fullmatch(bare)) is not None:
+        # A folder has its program's name or its archive's, else it is about something else.
+        return any(known in known_names for known in script.group("folder", "script"))
     return any(
         bare == known or (bare.startswith(known) and not bare[len(known)].isalpha())
         for known in known_names

@@ -1,14 +1,16 @@
 """Asking the LLM server itself: what is loaded, and how much of it is on the GPU.
 
-For drivers that name no processes (WDDM, WSL, containers): the server's word stands in for the
-driver's. Ollama tells the bytes (``GET /api/ps``, ``size_vram``); servers that only speak the
-OpenAI protocol tell names (``GET /v1/models``).
+For drivers that name no processes (WSL, containers), and for an LLM in a virtual machine, of which
+Windows sees the machine alone: the server's word stands in for the driver's. Ollama tells the bytes
+(``GET /api/ps``, ``size_vram``); servers that only speak the OpenAI protocol tell names
+(``GET /v1/models``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,6 +25,8 @@ ASKED_EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 0.25
 """A reading of the cards waits no longer for the server."""
 MOST_BYTES = 1 << 20
+VIRTUAL_MACHINES = frozenset({"vmmem", "vmmemwsl"})
+"""What Windows calls the memory of WSL 2 and Docker Desktop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +63,41 @@ def with_servers_word(
     device = raw.device(config.main_llm_index)
     if device is None:
         return raw, False
-    # In a container the driver names what runs there, our own worker, and nobody else.
-    named = [p for p in device.processes or () if p.used_bytes is not None]
-    if any(ledger.holder_of(p.pid) is None for p in named):
-        return raw, False  # the driver keeps accounts: its word counts
+    rows = device.processes or ()
+    if _is_told(rows, config, ledger):
+        return raw, False
     if known is None or not known.vram_bytes:
         return raw, known is None or known.error is not None
     name = config.main_llm_processes[0] if config.main_llm_processes else "llm"
-    unnamed = device.reserved_bytes - sum(p.used_bytes or 0 for p in named)
-    held = min(known.vram_bytes, max(0, unnamed))
+    inside = sum(p.used_bytes or 0 for p in rows if _is_virtual_machine(p))
+    unnamed = max(0, device.reserved_bytes - sum(p.used_bytes or 0 for p in rows))
+    held = min(known.vram_bytes, unnamed + inside)
     row = GpuProcess(0, f"{name} (by its server's word)", held)
-    told = replace(device, processes=(*(device.processes or ()), row))
+    told = replace(device, processes=(*_without(rows, held - unnamed), row))
     devices = tuple(told if d is device else d for d in raw.devices)
     return replace(raw, devices=devices), known.error is not None
+
+
+def _is_told(rows: Sequence[GpuProcess], config: GPUMemoryConfig, ledger: Ledger) -> bool:
+    """Whether the driver's list says what the LLM holds, be it nothing."""
+    if any(row.used_bytes and config.is_llm_process(row.name) for row in rows):
+        return True
+    # In a container the driver names what runs there, our own worker, and nobody else.
+    strangers = any(row.used_bytes is not None and not ledger.holder_of(row.pid) for row in rows)
+    hidden = any(row.used_bytes is None or _is_virtual_machine(row) for row in rows)
+    return strangers and not hidden
+
+
+def _is_virtual_machine(row: GpuProcess) -> bool:
+    return row.name.lower().removesuffix(".exe") in VIRTUAL_MACHINES
+
+
+def _without(rows: Iterable[GpuProcess], size: int) -> Iterator[GpuProcess]:
+    """The rows, with what the LLM holds within a virtual machine taken off it."""
+    for row in rows:
+        taken = min(max(0, size), row.used_bytes or 0) if _is_virtual_machine(row) else 0
+        size -= taken
+        yield replace(row, used_bytes=row.used_bytes - taken) if row.used_bytes else row
 
 
 class LlmServer:

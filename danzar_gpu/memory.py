@@ -25,7 +25,7 @@ class GpuProcess:
     name: str
     """Executable name; empty where nobody may know (another container, another user)."""
     used_bytes: int | None
-    """``None`` where the driver keeps no account per process (WDDM, WSL)."""
+    """``None`` where nobody keeps an account per process (WSL)."""
     active_bytes: int | None = None
     """For our own worker only: what its allocator really uses of ``used_bytes``."""
 

@@ -36,7 +36,7 @@ class ProbeReader:
             waited = self._clock() - self._stuck_since
             raise ProbeError(
                 "the driver does not answer any more",
-                f"for {waited:.0f} s now; the last reading is kept; if this lasts, reboot",
+                f"that is so for {waited:.0f} s; the last reading is kept; if this lasts, reboot",
             )
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[MemorySnapshot] = loop.create_future()

@@ -98,6 +98,8 @@ def sentence(errors: Sequence[Error], patterns: Mapping[str, str] = PATTERNS) ->
 
 def unknown_key(where: Where, model: type[BaseModel], words: str) -> str:
     """``words`` for a key that ``model`` lacks, with the key that may be meant. Takes a while."""
+    if not where or not isinstance(where[-1], str):  # of a merge (<<), whose keys have no lines
+        return words
     for part in where[:-1]:
         if isinstance(part, str):
             field = model.model_fields.get(part)
@@ -105,7 +107,7 @@ def unknown_key(where: Where, model: type[BaseModel], words: str) -> str:
             if inner is None:
                 return words
             model = inner
-    key = str(where[-1])[:80]
+    key = where[-1][:80]
     names = {
         name: field for field, info in model.model_fields.items() for name in _names(field, info)
     }

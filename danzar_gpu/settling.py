@@ -114,7 +114,9 @@ class Settling:
         shown = self.before.ours - there.ours + came
         if self.gone:
             return shown, there.ours == 0
-        given = self.before.allocator - there.allocator + came
+        # Windows may have moved a part of it into main memory before: that can't come back.
+        resident = max(0, self.before.ours - self.context_bytes)
+        given = min(self.before.allocator - there.allocator, resident) + came
         if self.before.allocator and given > TOLERANCE_BYTES:
             return shown, shown >= given - TOLERANCE_BYTES
         if self._gave_little(there, given):

@@ -98,9 +98,12 @@ class Skeptic:
     ) -> None:
         foreign = max(0, device.reserved_bytes - _ours(device, ledger))
         held, before = self._listed.get(device.uuid, (0, 0))
-        if listed and device.processes is not None:
+        rows = [p for p in device.processes or () if config.is_llm_process(p.name)]
+        # Who is listed without a size has not given anything up.
+        known = device.processes is not None and all(p.used_bytes is not None for p in rows)
+        if listed and known:
             had = held
-            held = sum(p.used_bytes or 0 for p in device.processes if config.is_llm_process(p.name))
+            held = sum(p.used_bytes or 0 for p in rows)
             if held < had:
                 self._gave_up[device.uuid] = (now, had - held)
             self._listed[device.uuid] = (held, foreign)

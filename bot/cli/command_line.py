@@ -343,5 +343,5 @@ def _unicode_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue
-        chosen = os.name != "nt" or "PYTHONIOENCODING" in os.environ or stream.isatty()
-        stream.reconfigure(encoding=None if chosen else "utf-8", errors="replace")
+        keep = os.name != "nt" or "PYTHONIOENCODING" in os.environ or stream.isatty()
+        stream.reconfigure(encoding=None if keep else "utf-8", errors="replace")

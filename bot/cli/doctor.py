@@ -197,11 +197,20 @@ def check_cards(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Findin
 
 
 def check_accounts(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Finding]:
-    """Is it known how much each process holds?"""
-    rows = [row for device in snapshot.devices for row in device.processes or ()]
-    if settings.gpu_memory.main_llm_endpoint or all(row.used_bytes is not None for row in rows):
+    """Can it be known how much of its card the LLM holds?"""
+    config = settings.gpu_memory
+    device = snapshot.device(config.main_llm_index)
+    if device is None or config.main_llm_endpoint:
         return
-    what = "nobody tells how much each process holds: the LLM's memory counts as somebody else's"
+    rows = device.processes
+    if rows:
+        sizes = [row.used_bytes for row in rows if config.is_llm_process(row.name)]
+        known = None not in (sizes or [row.used_bytes for row in rows])
+    else:
+        known = rows is not None and device.reserved_bytes < GIB
+    if known:
+        return
+    what = f"nobody tells what the LLM holds on {device.label}: it counts as somebody else's memory"
     remedy = (
         "name the LLM's server, which is asked instead: "
         "gpu_memory.main_llm_endpoint: http://127.0.0.1:11434 (Ollama's)"

@@ -59,5 +59,5 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
 
 def _path_of(address: str) -> str:
     """``file:///films/a%20b.mp4`` as a file manager copies it."""
-    parts = urlsplit(address)
-    return url2pathname(parts.netloc + parts.path)
+    path = address.removeprefix("file://")
+    return url2pathname(path.removeprefix("localhost") if path[9:10] == "/" else path)

@@ -64,7 +64,8 @@ def card_lines(device: DeviceMemory, rows: Sequence[Holding]) -> list[str]:
     lines = [texts.PROCESSES_CARD.format(card=card, used=used, total=device.total_gb)]
     lines += [process_line(row) for row in rows]
     if any(row.used_bytes is None for row in rows):
-        lines.append(texts.PROCESSES_NO_ACCOUNT)
+        none = all(row.used_bytes is None for row in rows)
+        lines.append(texts.PROCESSES_NO_ACCOUNT if none else texts.PROCESSES_SOME_UNKNOWN)
         return lines
     rest = device.reserved_bytes - sum(row.used_bytes or 0 for row in rows)
     if rest >= NEGLIGIBLE:

@@ -104,6 +104,8 @@ class NvmlProbe:
 
     def close(self) -> None:
         self._stop()
+        if self._accounts is not None:
+            self._accounts.close()
 
     # --- the cards ----------------------------------------------------------------------------
 
@@ -314,7 +316,14 @@ class NvmlProbe:
     def _accounts_of(self, card: Card, accounts: WindowsAccounts, now: float) -> dict[int, int]:
         """What Windows says of this card; it is asked once for all cards of a reading."""
         if self._accounts_read[0] != now:
-            self._accounts_read = (now, accounts.read())
+            self._accounts_read = (now, {})
+            try:
+                self._accounts_read = (now, accounts.read(now))
+            except Exception:
+                # A library of the system's, on a Windows that nobody tried: the cards' memory must
+                # be read all the same.
+                log.exception("Windows' accounts of GPU memory fail: they are not asked any more")
+                self._accounts = None
         place = parse_place(card.pci_bus_id)
         return self._accounts_read[1].get(place, {}) if place is not None else {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ntpath
+import posixpath
 import re
 
 import psutil
@@ -11,6 +13,8 @@ _NAMELESS = frozenset(
     f"{stem}.py" for stem in ("app", "launch", "main", "run", "server", "start", "webui")
 )
 """Scripts that many programs have: the folder says which program it is."""
+_INNER = frozenset({"bin", "scripts", "src"})
+"""Folders that many programs have."""
 
 
 def program_name(pid: int, path: str) -> str:
@@ -46,9 +50,19 @@ def python_program(command: list[str], folder: str = "") -> str:
             next(arguments, None)
         elif not argument.startswith("-"):
             script = _last(argument)
-            place = _last(argument[: -len(script)].rstrip("\\/.")) or _last(folder.rstrip("\\/"))
-            return f"{place} ({script})" if script in _NAMELESS and place else script
+            place = _program_folder(argument, folder) if script in _NAMELESS else ""
+            return f"{place} ({script})" if place else script
     return ""
+
+
+def _program_folder(script: str, folder: str) -> str:
+    """The name of the folder that a program's files are in; empty where it is not known."""
+    path = ntpath if "\\" in script + folder else posixpath
+    place = path.dirname(path.normpath(path.join(folder, script)))
+    if path.basename(place) in _INNER:
+        place = path.dirname(place)
+    name = path.basename(place)
+    return "" if name == ".." else name
 
 
 def _folder(process: psutil.Process) -> str:

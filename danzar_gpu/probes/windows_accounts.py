@@ -19,8 +19,11 @@ from collections.abc import Iterable
 log = logging.getLogger(__name__)
 
 COUNTER = r"\GPU Process Memory(*)\Local Usage"
-TOLERANCE_BYTES = 512 * 1024**2
-"""Surfaces that two programs share count twice: their sum may be so much above what is in use."""
+TOLERANCE_BYTES = 384 * 1024**2
+"""Surfaces that two programs share count twice: their sum may be so much above what is in use. With
+what use may change by before processes are listed again this is what room.py allows, 512 MiB."""
+QUERY_SECONDS = 30.0
+"""A query finds new processes by itself; should a Windows not do so, it is wrong for no longer."""
 
 Place = tuple[int, int]
 """Bus and device on the PCI bus."""
@@ -30,6 +33,7 @@ _BUS_ID = re.compile(r"[0-9a-f]+:([0-9a-f]{2}):([0-9a-f]{2})\.[0-9a-f]", re.I)
 
 _LARGE = 0x400  # PDH_FMT_LARGE
 _MORE_DATA, _NO_DATA = 0x800007D2, 0x800007D5
+_VALID = (0, 1)  # PDH_CSTATUS_VALID_DATA, PDH_CSTATUS_NEW_DATA
 _ADDRESS = 6  # KMTQAITYPE_ADAPTERADDRESS
 
 
@@ -70,10 +74,20 @@ class WindowsAccounts:
     """Asks Windows. Counters that are missing or broken give nothing, and are told once."""
 
     def __init__(self, pdh: ctypes.CDLL, gdi: ctypes.CDLL) -> None:
-        """``pdh`` and ``gdi``: the libraries ``pdh.dll`` and ``gdi32.dll``."""
-        self._pdh, self._gdi = pdh, gdi
-        self._places: dict[tuple[int, int], Place | None] = {}
-        """Of adapters that were met, by LUID; ``None``: they are on no bus."""
+        """``pdh`` and ``gdi``: the libraries ``pdh.dll`` and ``gdi32.dll``.
+
+        Raises:
+            AttributeError: one of them lacks a function.
+        """
+        self._pdh = pdh
+        self._open_adapter = gdi.D3DKMTOpenAdapterFromLuid
+        self._query_adapter = gdi.D3DKMTQueryAdapterInfo
+        self._close_adapter = gdi.D3DKMTCloseAdapter
+        self._query: tuple[ctypes.c_void_p, ctypes.c_void_p] | None = None
+        """The open query and its counter."""
+        self._opened_at = float("-inf")
+        self._places: dict[tuple[int, int], Place] = {}
+        """Of cards that were met, by LUID."""
         self._told = False
         handle = ctypes.POINTER(ctypes.c_void_p)
         size = ctypes.POINTER(ctypes.c_uint32)
@@ -103,58 +117,72 @@ class WindowsAccounts:
             log.info("Windows' accounts of GPU memory can't be read: %s", error)
             return None
 
-    def read(self) -> dict[Place, dict[int, int]]:
-        """Bytes that are resident on each card, by process id. May take tens of milliseconds."""
+    def read(self, now: float) -> dict[Place, dict[int, int]]:
+        """Bytes that are resident on each card, by process id; ``now`` in seconds of any clock."""
         found: dict[Place, dict[int, int]] = {}
-        for name, value in self._counters():
+        for name, value in self._counters(now):
             if (parts := parse_instance(name)) is None or value < 0:
                 continue
             pid, luid = parts
-            if luid not in self._places:
-                self._places[luid] = self._place_of(luid)
-            place = self._places[luid]
+            place = self._places.get(luid) or self._place_of(luid)
             if place is not None:
+                self._places[luid] = place
                 held = found.setdefault(place, {})
                 held[pid] = held.get(pid, 0) + value  # linked cards: one instance each
         return found
 
-    def _counters(self) -> list[tuple[str, int]]:
-        """Instances and values, by a query of its own: a kept one need not see new processes."""
-        query = ctypes.c_void_p()
-        if self._failed("PdhOpenQuery", self._pdh.PdhOpenQueryW(None, 0, ctypes.byref(query))):
-            return []
-        try:
-            counter = ctypes.c_void_p()
-            code = self._pdh.PdhAddEnglishCounterW(query, COUNTER, 0, ctypes.byref(counter))
-            if self._failed("PdhAddEnglishCounter", code):
-                return []
-            if self._failed("PdhCollectQueryData", self._pdh.PdhCollectQueryData(query)):
-                return []
-            return self._values(counter)
-        finally:
-            self._pdh.PdhCloseQuery(query)
+    def close(self) -> None:
+        if self._query is not None:
+            self._pdh.PdhCloseQuery(self._query[0])
+            self._query = None
 
-    def _values(self, counter: ctypes.c_void_p) -> list[tuple[str, int]]:
+    def _counters(self, now: float) -> list[tuple[str, int]]:
+        """Instances and values. To open a query costs far more than to use it again."""
+        if now - self._opened_at >= QUERY_SECONDS:
+            self.close()
+        if self._query is None:
+            self._query = self._new_query()
+            self._opened_at = now
+        if self._query is None:
+            return []
+        query, counter = self._query
+        code = self._pdh.PdhCollectQueryData(query)
+        values = None
+        if code != _NO_DATA and not self._failed("PdhCollectQueryData", code):
+            values = self._values(counter)
+        if values is None:
+            self.close()
+        return values or []
+
+    def _new_query(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p] | None:
+        query, counter = ctypes.c_void_p(), ctypes.c_void_p()
+        if self._failed("PdhOpenQuery", self._pdh.PdhOpenQueryW(None, 0, ctypes.byref(query))):
+            return None
+        code = self._pdh.PdhAddEnglishCounterW(query, COUNTER, 0, ctypes.byref(counter))
+        if self._failed("PdhAddEnglishCounter", code):
+            self._pdh.PdhCloseQuery(query)
+            return None
+        return query, counter
+
+    def _values(self, counter: ctypes.c_void_p) -> list[tuple[str, int]] | None:
         size, count = ctypes.c_uint32(0), ctypes.c_uint32(0)
-        room = None
-        for _ in range(4):  # a process that starts meanwhile asks for more room
-            code = self._pdh.PdhGetFormattedCounterArrayW(
-                counter, _LARGE, ctypes.byref(size), ctypes.byref(count), room
-            )
-            if code != _MORE_DATA:
-                break
-            room = ctypes.create_string_buffer(size.value)
-        else:
-            return []
-        if room is None or self._failed("PdhGetFormattedCounterArray", code):
-            return []
-        items = (_Item * count.value).from_buffer(room)
-        return [(item.name or "", item.value) for item in items if item.status in (0, 1)]
+        call = self._pdh.PdhGetFormattedCounterArrayW
+        room = ctypes.byref(size), ctypes.byref(count)
+        code = call(counter, _LARGE, *room, None)
+        if code != _MORE_DATA:
+            self._failed("PdhGetFormattedCounterArray", code)
+            return None
+        content = ctypes.create_string_buffer(size.value)
+        if self._failed("PdhGetFormattedCounterArray", call(counter, _LARGE, *room, content)):
+            return None
+        items = (_Item * count.value).from_buffer(content)
+        return [(item.name or "", item.value) for item in items if item.status in _VALID]
 
     def _place_of(self, luid: tuple[int, int]) -> Place | None:
+        """``None`` for what is on no bus, as a renderer in software is."""
         high, low = luid
         opened = _OpenAdapter(_Luid(low, ctypes.c_int32(high).value), 0)
-        if self._gdi.D3DKMTOpenAdapterFromLuid(ctypes.byref(opened)) != 0:
+        if self._open_adapter(ctypes.byref(opened)) != 0:
             return None
         address = _Address()
         asked = _AdapterQuery(
@@ -163,17 +191,15 @@ class WindowsAccounts:
             ctypes.cast(ctypes.byref(address), ctypes.c_void_p),
             ctypes.sizeof(address),
         )
-        code = self._gdi.D3DKMTQueryAdapterInfo(ctypes.byref(asked))
-        self._gdi.D3DKMTCloseAdapter(ctypes.byref(ctypes.c_uint32(opened.adapter)))
+        code = self._query_adapter(ctypes.byref(asked))
+        self._close_adapter(ctypes.byref(ctypes.c_uint32(opened.adapter)))
         return (address.bus, address.device) if code == 0 else None
 
     def _failed(self, call: str, code: int) -> bool:
-        if code == 0:
-            return False
-        if code != _NO_DATA and not self._told:  # no data: nobody holds anything
+        if code and not self._told:
             self._told = True
             log.info("Windows' accounts of GPU memory can't be read: %s answered 0x%X", call, code)
-        return True
+        return code != 0
 
 
 def parse_instance(name: str) -> tuple[int, tuple[int, int]] | None:

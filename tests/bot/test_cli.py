@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from bot.cli.doctor import check_llm_server, check_models, check_torch
+from bot.cli.doctor import check_accounts, check_llm_server, check_models, check_torch
 from bot.cli.exits import Exit
 from bot.settings import Settings, load
 from danzar_gpu import GPUMemoryConfig, MemorySnapshot
 from danzar_gpu.history import HistoryStore, Sample
-from danzar_gpu.memory import DeviceMemory
+from danzar_gpu.memory import DeviceMemory, GpuProcess
 from tests.bot.running import danzar
 from tests.standin import GUIDE, Fault, Process, StandinNvml, gib
 from tests.unprivileged import folder_for_anybody, run_unprivileged
@@ -395,6 +395,29 @@ def test_doctor_names_the_llms_server_where_nobody_tells_what_processes_hold(
     [accounts] = findings(report, "accounts")
     assert accounts["state"] == "warning"
     assert "gpu_memory.main_llm_endpoint: http://127.0.0.1:11434" in accounts["remedy"]
+
+
+OLLAMA, GAME = GpuProcess(1, "ollama.exe", gib(6)), GpuProcess(2, "tower.exe", gib(1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ((OLLAMA, GAME), False),
+        ((OLLAMA, replace(GAME, used_bytes=None)), False),
+        ((replace(OLLAMA, used_bytes=None), GAME), True),
+        ((replace(GAME, used_bytes=None),), True),
+        ((GAME,), False),
+        ((), True),
+        (None, True),
+    ],
+)
+def test_doctor_asks_for_the_llms_server_only_where_the_llm_may_hide(
+    rows: tuple[GpuProcess, ...] | None, told: bool
+) -> None:
+    card = DeviceMemory(0, "GPU-0", "RTX 4070", gib(12), gib(5), gib(7), rows)
+    shot = MemorySnapshot(0.0, "nvml", (card,), 0.0, ())
+    assert bool([*check_accounts(Settings(), shot)]) == told
 
 
 def test_a_torch_without_cuda_beside_cards_is_told_with_the_way_out() -> None:

@@ -27,6 +27,10 @@ NOBODY = 2**22 + 7
             "C:\\",
             "text-generation-webui (server.py)",
         ),
+        ("python ../main.py", "/home/ada/tabbyAPI/tools", "tabbyAPI (main.py)"),
+        ("python src/main.py", "/home/ada/tabbyAPI", "tabbyAPI (main.py)"),
+        ("python src/../main.py", "/home/ada/tabbyAPI", "tabbyAPI (main.py)"),
+        ("python ../main.py", "", "main.py"),
         ("python server.py", "", "server.py"),
         ("python server.py", "/", "server.py"),
         ("python -c import\x00torch", "/home/ada", ""),
@@ -50,6 +54,30 @@ def test_what_an_interpreter_runs(command: str, folder: str, name: str) -> None:
 )
 def test_the_drivers_word_where_the_process_is_not_to_be_seen(path: str, name: str) -> None:
     assert program_name(NOBODY, path) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "is_llm"),
+    [
+        ("tabbyAPI (main.py)", True),
+        ("text-generation-webui-main (server.py)", True),
+        ("text-generation-webui-3.9 (server.py)", True),
+        ("vllm", True),
+        ("ComfyUI (main.py)", False),
+        ("vllm-bench (main.py)", False),
+        ("ollama-discord-bot (app.py)", False),
+        ("jan-2026-report (main.py)", False),
+    ],
+)
+def test_a_folder_is_the_llms_by_its_whole_name(name: str, is_llm: bool) -> None:
+    assert GPUMemoryConfig().is_llm_process(name) == is_llm
+
+
+def test_a_script_that_a_person_named_is_the_llm_wherever_it_lies() -> None:
+    config = GPUMemoryConfig(main_llm_processes=("server.py",))
+    assert config.is_llm_process("text-generation-webui (server.py)")
+    assert config.is_llm_process("server.py")
+    assert not config.is_llm_process("web (app.py)")
 
 
 def test_a_script_of_a_frequent_name_is_called_by_its_folder_and_known_as_the_llm(

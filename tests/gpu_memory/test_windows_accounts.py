@@ -105,7 +105,6 @@ def test_whom_windows_does_not_know_nobody_knows(standin_nvml: StandinNvml) -> N
 
 
 def test_accounts_beyond_what_is_in_use_are_not_believed(standin_nvml: StandinNvml) -> None:
-    """`dwm.exe` was seen with 14 GB on a card of 12 (System Informer, issue 2389)."""
     shot = read(standin_nvml, windows(desktop=14.0))
     assert sizes(shot) == [{OLLAMA: None, DESKTOP: None}, {GAME: gib(1.8)}]
 
@@ -124,8 +123,8 @@ def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
     library = ctypes.CDLL(str(standin_nvml.library))
     accounts = WindowsAccounts(library, library)
     with driver_here(standin_nvml), caplog.at_level(logging.INFO):
-        assert accounts.read() == {}
-        assert accounts.read() == {}
+        assert accounts.read(0.0) == {}
+        assert accounts.read(0.0) == {}
         probe = NvmlProbe(accounts)
         shot = probe.read(5.0, processes=True)
         probe.close()
@@ -140,7 +139,7 @@ def test_nobody_on_any_card_is_no_fault(
     standin_nvml.write(GUIDE)
     library = ctypes.CDLL(str(standin_nvml.library))
     with driver_here(standin_nvml), caplog.at_level(logging.INFO):
-        assert WindowsAccounts(library, library).read() == {}
+        assert WindowsAccounts(library, library).read(0.0) == {}
     assert not caplog.records
 
 

@@ -51,6 +51,7 @@ class Capture:
         self._tell = tell
         self._open = open_it
         self._gate = DuplicateGate()
+        self._darkness = Darkness()
         self._content = 0
         self._trouble = ""
         self._stop = threading.Event()
@@ -118,7 +119,6 @@ class Capture:
         period = 1.0 / self.order.capture.fps
         began = due = time.monotonic()
         frames = 0
-        darkness = Darkness()
         self._trouble = ""
         while not self._stop.is_set():
             if paced:
@@ -144,8 +144,11 @@ class Capture:
             grabbed = time.perf_counter()
             changed = self._gate.passes(frame)
             self._content += changed
-            dark = darkness.look(frame, source.name, at, changed=changed) if source.live else ""
-            self._tell_trouble(source, dark)
+            if source.live:
+                words = self._darkness.look(frame, source.name, at, changed=changed)
+                self._tell_trouble(source, words)
+            else:
+                self._tell_trouble(source, "")
             gated = time.perf_counter()
             timings = {"capture": (grabbed - started) * 1e3, "gate": (gated - grabbed) * 1e3}
             if not self.inbox.put(Captured(frame, self._content, at, timings)):

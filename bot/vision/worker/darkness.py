@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bot.vision.frames import Frame
 
 BLACK_SECONDS = 10.0
@@ -10,14 +12,16 @@ BLACK = 8
 """Of 255: what a pixel of a black picture has at most. A stream's codec leaves a little."""
 STRIDE = 4
 
-HIDDEN = (
-    f"the screen has been black for {BLACK_SECONDS:.0f} seconds; a game in exclusive full screen "
-    "hides itself from screen capture: choose borderless full screen in its settings, or let OBS "
-    "send its picture as a stream"
+_BLACK_FOR = f"the picture has been black for {BLACK_SECONDS:.0f} seconds; "
+WINDOWED = (
+    _BLACK_FOR + "if a game is on: in exclusive full screen it may hide from screen capture, so "
+    "choose borderless full screen in its settings, or let OBS send its picture as a stream"
 )
-SENT_BLACK = (
-    f"the pictures have been black for {BLACK_SECONDS:.0f} seconds; look at what sends them"
+WAYLAND = (
+    _BLACK_FOR + "windows of Wayland itself stay black: use an X11 session, or let OBS send its "
+    "picture as a stream"
 )
+SENT_BLACK = _BLACK_FOR + "look at what sends it"
 
 
 class Darkness:
@@ -33,4 +37,7 @@ class Darkness:
             self._since = (at if self._since is None else self._since) if black else None
         if self._since is None or at - self._since < BLACK_SECONDS:
             return ""
-        return HIDDEN if source in ("screen", "region") else SENT_BLACK
+        if source == "stream":
+            return SENT_BLACK
+        here = source != "remote"
+        return WAYLAND if here and os.environ.get("WAYLAND_DISPLAY") else WINDOWED
