@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.advice import recommendations
 from danzar_gpu.ledger import Ledger
-from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot
 from danzar_gpu.placement import Placement
-from danzar_gpu.probes.nvml import NvmlProbe
+from danzar_gpu.probes.nvml import LISTING_DRIFT_BYTES, NvmlProbe
 from danzar_gpu.probes.windows_accounts import (
+    QUERY_SECONDS,
     TOLERANCE_BYTES,
     WindowsAccounts,
     parse_instance,
@@ -24,6 +25,7 @@ from danzar_gpu.probes.windows_accounts import (
     with_accounts,
 )
 from danzar_gpu.room import rooms
+from danzar_gpu.trust import Skeptic
 from tests.standin import GUIDE, Fault, Process, Scenario, StandinNvml, gib
 from tests.standin.here import driver_here
 
@@ -133,6 +135,100 @@ def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
     assert told == ["Windows' accounts of GPU memory can't be read: PdhOpenQuery answered 0x5"]
 
 
+def test_a_card_that_could_not_be_opened_for_once_is_tried_again(
+    standin_nvml: StandinNvml,
+) -> None:
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+    with driver_here(standin_nvml):
+        standin_nvml.write(windows().with_faults(Fault("D3DKMTOpenAdapterFromLuid", code=1)))
+        assert accounts.read(0.0) == {}
+        standin_nvml.write(windows())
+        assert sorted(accounts.read(1.0)) == [(1, 0), (2, 0)]
+        accounts.close()
+
+
+def test_one_query_serves_for_a_while_and_nothing_stays_open(standin_nvml: StandinNvml) -> None:
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+    standin_nvml.write(windows())
+    with driver_here(standin_nvml):
+        for now in (0.0, 1.0, QUERY_SECONDS + 2.0):
+            assert accounts.read(now)
+            assert (library.standin_open_queries(), library.standin_open_adapters()) == (1, 0)
+        standin_nvml.write(GUIDE)
+        assert accounts.read(QUERY_SECONDS + 3.0) == {}
+        accounts.close()
+    assert library.standin_open_queries() == 0
+
+
+def test_linked_cards_add_up_and_nonsense_is_left_out(
+    standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+    rows = [
+        ("pid_7_luid_0x0_0xD3C0_phys_0", gib(1)),
+        ("pid_7_luid_0x0_0xD3C0_phys_1", gib(2)),
+        ("pid_8_luid_0x0_0xD3C0_phys_0", -1),
+        ("_Total", gib(9)),
+    ]
+    monkeypatch.setattr(accounts, "_counters", lambda now: rows)
+    standin_nvml.write(windows())
+    with driver_here(standin_nvml):
+        assert accounts.read(0.0) == {(1, 0): {7: gib(3)}}
+
+
+def test_a_fault_of_windows_libraries_costs_the_sizes_alone(
+    standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+
+    def read(now: float) -> None:
+        raise OSError("exception: access violation reading 0x0")
+
+    monkeypatch.setattr(accounts, "read", read)
+    standin_nvml.write(windows())
+    with driver_here(standin_nvml):
+        probe = NvmlProbe(accounts)
+        for now in (5.0, 6.0):
+            shot = probe.read(now, processes=True)
+            assert sizes(shot) == [{OLLAMA: None, DESKTOP: None}, {GAME: None}]
+            assert shot.devices[0].free_bytes == GUIDE.cards[0].free_bytes
+        probe.close()
+    assert caplog.text.count("they are not asked any more") == 1
+
+
+def test_windows_is_asked_once_for_all_cards_of_a_reading(
+    standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    library = ctypes.CDLL(str(standin_nvml.library))
+    accounts = WindowsAccounts(library, library)
+    read = accounts.read
+    monkeypatch.setattr(accounts, "read", lambda now: (asked.append(now), read(now))[1])
+    standin_nvml.write(windows())
+    with driver_here(standin_nvml):
+        probe = NvmlProbe(accounts)
+        for now in (5.0, 6.0):
+            probe.read(now, processes=True)
+        probe.close()
+    assert asked == [5.0, 6.0]
+
+
+def test_sizes_that_are_missing_for_a_while_are_nobodys_leave() -> None:
+    """Else vision would be driven off the LLM's card though no memory moved."""
+    ollama = GpuProcess(OLLAMA, "ollama.exe", gib(10))
+    ledger, config = Ledger(), GPUMemoryConfig(main_llm_memory_reservation_gb=12)
+    skeptic = Skeptic()
+    for now in range(20):
+        row = ollama if now < 5 else replace(ollama, used_bytes=None)
+        card = DeviceMemory(0, "GPU-0", "RTX 3090", gib(24), gib(11), gib(10), (row,), read_at=now)
+        skeptic.look(MemorySnapshot(now, "nvml", (card,), now, ()), ledger, config, now)
+        assert skeptic.llm_likely["GPU-0"] == gib(10)
+
+
 def test_nobody_on_any_card_is_no_fault(
     standin_nvml: StandinNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,3 +278,15 @@ def test_what_is_told_never_exceeds_what_is_in_use(
     assert listed <= set(told)
     assert sum(size or 0 for size in told.values()) <= reserved + TOLERANCE_BYTES
     assert all(size is None or size == held[pid] for pid, size in told.items())
+
+
+def test_accounts_that_are_believed_stay_so_while_the_list_is_kept() -> None:
+    """Use may change by so much before the processes are listed again."""
+    held, reserved = {1: gib(2) + TOLERANCE_BYTES}, gib(2)
+    assert with_accounts([1], held, reserved) == held
+    assert with_accounts([1], held, reserved - 1) == {1: None}
+    rows = (GpuProcess(1, "tower.exe", held[1]),)
+    later = reserved - LISTING_DRIFT_BYTES
+    card = DeviceMemory(0, "GPU-0", "RTX 4070", gib(12), gib(12) - later, later, rows)
+    shot = MemorySnapshot(0.0, "nvml", (card,), 0.0, ())
+    assert rooms(shot, Ledger(), GPUMemoryConfig(), 0.0)[0].doubtful == ""

@@ -410,12 +410,16 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, Proc
 
 /* What Windows answers about the memory of processes: pdh.dll and gdi32.dll, as far as
  * danzar_gpu/probes/windows_accounts.py asks them. A card's LUID is 0 and LUID_LOW + its number;
- * one more adapter, a renderer in software, is on no bus. */
+ * one more adapter, a renderer in software, is on no bus. One more figure, of the first card, is not
+ * valid. What is open is counted. */
 enum { LUID_LOW = 0xD3C0, PDH_MORE_DATA = (int)0x800007D2, PDH_NO_DATA = (int)0x800007D5,
        PDH_NO_OBJECT = (int)0xC0000BB8 };
 typedef struct { wchar_t *name; unsigned status; union { int l; double d; long long large; } value; }
     CounterItem;
 static char query, counter;
+static int open_queries, open_adapters;
+int standin_open_queries(void) { return open_queries; }
+int standin_open_adapters(void) { return open_adapters; }
 
 int PdhOpenQueryW(const wchar_t *source, size_t data, void **to) {
     (void)source; (void)data;
@@ -423,6 +427,7 @@ int PdhOpenQueryW(const wchar_t *source, size_t data, void **to) {
     int code = faults(__func__, -1, s);
     done(s);
     *to = &query;
+    if (code == SUCCESS) open_queries++;
     return code;
 }
 int PdhAddEnglishCounterW(void *of, const wchar_t *path, size_t data, void **to) {
@@ -443,7 +448,7 @@ int PdhGetFormattedCounterArrayW(void *of, unsigned format, unsigned *size, unsi
     enum { NAME = 64 };
     if (of != &counter || format != 0x400) return PDH_NO_OBJECT;
     Scenario *s = read_scenario();
-    unsigned number = 1, wanted;
+    unsigned number = 2, wanted;
     for (int i = 0; s && i < s->processes; i++) number += s->process[i].has_resident != 0;
     wanted = number * (unsigned)(sizeof *to + NAME * sizeof(wchar_t));
     int code = *size < wanted ? PDH_MORE_DATA : SUCCESS;
@@ -452,25 +457,35 @@ int PdhGetFormattedCounterArrayW(void *of, unsigned format, unsigned *size, unsi
     if (code == SUCCESS) {
         wchar_t *names = (wchar_t *)(to + number);
         unsigned next = 0;
-        for (int i = -1; i < s->processes; i++) {
+        for (int i = -2; i < s->processes; i++) {
             Process *p = i < 0 ? NULL : &s->process[i];
             if (p && !p->has_resident) continue;
+            unsigned adapter = p ? (unsigned)p->device : i == -1 ? MAX_DEVICES : 0;
             to[next].name = names + next * NAME;
             swprintf(to[next].name, NAME, L"pid_%u_luid_0x%08X_0x%08X_phys_0", p ? p->pid : 4,
-                     0u, LUID_LOW + (p ? (unsigned)p->device : MAX_DEVICES));
-            to[next].status = 0;
+                     0u, LUID_LOW + adapter);
+            to[next].status = i == -2 ? 0xC0000BC6 : 0; /* PDH_INVALID_DATA */
             to[next++].value.large = p ? (long long)p->resident : 12345;
         }
     }
     done(s);
     return code;
 }
-int PdhCloseQuery(void *of) { return of == &query ? SUCCESS : PDH_NO_OBJECT; }
+int PdhCloseQuery(void *of) {
+    if (of != &query) return PDH_NO_OBJECT;
+    open_queries--;
+    return SUCCESS;
+}
 
 typedef struct { unsigned low; int high; unsigned adapter; } OpenAdapter;
 int D3DKMTOpenAdapterFromLuid(OpenAdapter *adapter) {
     adapter->adapter = adapter->low - LUID_LOW + 1;
-    return adapter->high == 0 && adapter->adapter <= MAX_DEVICES + 1 ? 0 : (int)0xC000000D;
+    Scenario *s = read_scenario();
+    int code = faults(__func__, -1, s);
+    done(s);
+    if (code || adapter->high || adapter->adapter > MAX_DEVICES + 1) return (int)0xC000000D;
+    open_adapters++;
+    return 0;
 }
 typedef struct { unsigned bus, device, function; } Address;
 typedef struct { unsigned adapter; int kind; void *data; unsigned size; } AdapterQuery;
@@ -483,4 +498,8 @@ int D3DKMTQueryAdapterInfo(const AdapterQuery *query) {
     done(s);
     return well ? 0 : (int)0xC000000D;
 }
-int D3DKMTCloseAdapter(const unsigned *adapter) { return *adapter ? 0 : (int)0xC000000D; }
+int D3DKMTCloseAdapter(const unsigned *adapter) {
+    if (!*adapter) return (int)0xC000000D;
+    open_adapters--;
+    return 0;
+}
