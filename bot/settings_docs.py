@@ -37,8 +37,8 @@ for `vision.cpu_budget`. What people chose in chat stays above the file.
 `danzar config check [FILE]` reads the file without starting anything, and looks whether the models
 and the film or pictures that it names are there. Where there is an NVIDIA driver it knows the
 cards, too: devices that don't exist, a reservation larger than its card. A reload refuses such a
-reservation, and a model or film that is not there; a start warns of them, since a card or a disk
-may be away for once.
+reservation, and a model, film or folder that it newly names and that is not there. A start goes on
+and says so, since a card or a disk may be away for once.
 
 Sizes in GB are GiB (1,073,741,824 bytes), as in the commands' answers. Numbers, words and
 `true`/`false` are not taken for each other: `"5"` is no number. Anchors and aliases (`&x`, `*x`)

@@ -65,6 +65,7 @@ def test_the_documents_example_is_a_trace() -> None:
     ("text", "line", "words"),
     [
         ("bla: 1", 2, "bla: there is no such key"),
+        ("<<: {bla: 1}", 1, "there is no such key"),
         ("modells: []", 2, "modells: there is no such key; did you mean models?"),
         ("models: [{name: a, need_gb: 1, untill: 3}]", 2, "untill: there is no such key; did you"),
         ("foreign: [{name: a, process: b, gb: 1}]", 2, "says the same as process, which is there"),

@@ -98,6 +98,7 @@ class ScriptedSource:
     def grab(self, not_before: float | None = None) -> Frame | None:
         if self._next >= len(self.numbers):
             if self.fault:
+                self._next = 0
                 raise SourceError(self.fault, "mend it")
             return None
         n = self._next

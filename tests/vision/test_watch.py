@@ -254,9 +254,11 @@ def test_sources_by_word_path_and_address(tmp_path: Path, video_file: Path) -> N
     assert chosen(video_file.as_uri()) == ("video", str(video_file))
     assert chosen(str(tmp_path)) == ("images", str(tmp_path))
     assert chosen("rtsp://camera/1") == ("stream", "rtsp://camera/1")
-    folder = tmp_path / "boss fight, 50%"
+    folder = tmp_path / "boss fight #2, 50%"
     folder.mkdir()
-    assert chosen(folder.as_uri()) == ("images", str(folder))
+    uri = folder.as_uri()
+    for address in (uri, uri.replace("file://", "file://localhost")):
+        assert chosen(address) == ("images", str(folder))
 
 
 @pytest.mark.parametrize(

@@ -144,11 +144,10 @@ class Capture:
             grabbed = time.perf_counter()
             changed = self._gate.passes(frame)
             self._content += changed
+            dark = ""
             if source.live:
-                words = self._darkness.look(frame, source.name, at, changed=changed)
-                self._tell_trouble(source, words)
-            else:
-                self._tell_trouble(source, "")
+                dark = self._darkness.look(frame, source.name, at, changed=changed)
+            self._tell_trouble(source, dark)
             gated = time.perf_counter()
             timings = {"capture": (grabbed - started) * 1e3, "gate": (gated - grabbed) * 1e3}
             if not self.inbox.put(Captured(frame, self._content, at, timings)):
