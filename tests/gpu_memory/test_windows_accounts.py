@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from danzar_gpu import GPUMemoryConfig
 from danzar_gpu.advice import recommendations
 from danzar_gpu.ledger import Ledger
+from danzar_gpu.llm_server import LlmServerState, LoadedModel, with_servers_word
 from danzar_gpu.memory import DeviceMemory, GpuProcess, MemorySnapshot
 from danzar_gpu.placement import Placement
 from danzar_gpu.probes.nvml import LISTING_DRIFT_BYTES, NvmlProbe
@@ -227,6 +228,41 @@ def test_sizes_that_are_missing_for_a_while_are_nobodys_leave() -> None:
         card = DeviceMemory(0, "GPU-0", "RTX 3090", gib(24), gib(11), gib(10), (row,), read_at=now)
         skeptic.look(MemorySnapshot(now, "nvml", (card,), now, ()), ledger, config, now)
         assert skeptic.llm_likely["GPU-0"] == gib(10)
+
+
+def told_by_the_server(*rows: GpuProcess, used: float, server: float = 10) -> DeviceMemory:
+    """The LLM's card once its server said what it has loaded."""
+    card = DeviceMemory(0, "GPU-0", "RTX 3090", gib(24), gib(24) - gib(used), gib(used), rows)
+    shot = MemorySnapshot(0.0, "nvml", (card,), 0.0, ())
+    state = LlmServerState(0.0, (LoadedModel("qwen", gib(server)),))
+    told, unheard = with_servers_word(shot, state, GPUMemoryConfig(), Ledger())
+    assert not unheard
+    return told.devices[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "used", "llm"),
+    [
+        pytest.param([("vmmemWSL", 10), ("dwm.exe", 0.6)], 10.9, 10, id="in WSL"),
+        pytest.param([("vmmem", 12), ("dwm.exe", 0.6)], 12.9, 10, id="in WSL beside another"),
+        pytest.param([("vmmemWSL", 0.5), ("dwm.exe", 0.6)], 1.3, 0.7, id="elsewhere, really"),
+        pytest.param([("ollama.exe", None), ("dwm.exe", 0.6)], 10.9, 10, id="without a size"),
+        pytest.param([("ollama.exe", 7), ("dwm.exe", 0.6)], 8, 7, id="the driver knows better"),
+        pytest.param([("tower.exe", 9), ("dwm.exe", 0.6)], 10, 0, id="on another machine"),
+    ],
+)
+def test_where_the_servers_word_counts(
+    rows: list[tuple[str, float | None]], used: float, llm: float
+) -> None:
+    named = (GpuProcess(n, name, _bytes(size)) for n, (name, size) in enumerate(rows))
+    card = told_by_the_server(*named, used=used)
+    held = sum(
+        row.used_bytes or 0
+        for row in card.processes or ()
+        if GPUMemoryConfig().is_llm_process(row.name)
+    )
+    assert held == pytest.approx(gib(llm), abs=2)
+    assert sum(row.used_bytes or 0 for row in card.processes or ()) <= card.reserved_bytes
 
 
 def test_nobody_on_any_card_is_no_fault(
