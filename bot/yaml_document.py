@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from bot.text_file import decode
 from danzar_gpu.refusals import Where, dotted, tab_or
 
 MAX_BYTES = 1 << 18
@@ -118,10 +119,8 @@ def _decode(raw: bytes | str) -> str:
         raise DocumentError([Problem(1, "", f"is larger than {MAX_BYTES // 1024} KiB")])
     if isinstance(raw, str):
         return raw
-    # Windows' editor writes UTF-16 when it says Unicode, and a mark before UTF-8.
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return raw.decode(encoding)
+        return decode(raw)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DocumentError([Problem(line, "", "is not text in UTF-8")]) from None

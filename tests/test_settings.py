@@ -513,7 +513,7 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "nothing.yaml"
     with pytest.raises(SettingsError, match=r"nothing\.yaml: there is no such file"):
         load(missing)
-    with pytest.raises(SettingsError, match=": is a folder, not a file"):
+    with pytest.raises(SettingsError, match=": can't be read: it is a folder, not a file"):
         load(tmp_path)
 
 
@@ -579,6 +579,9 @@ def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
     assert discord_token({"DISCORD_TOKEN": " ", "DISCORD_TOKEN_FILE": ""}) is None
     assert discord_token({"DISCORD_TOKEN": f" {SECRET}\n"}) == SECRET
     assert discord_token({"DISCORD_TOKEN_FILE": str(file)}) == SECRET
+    for encoding in ("utf-8-sig", "utf-16"):  # as PowerShell writes it
+        file.write_text(f"{SECRET}\r\n", encoding)
+        assert discord_token({"DISCORD_TOKEN_FILE": str(file)}) == SECRET
     first = {"DISCORD_TOKEN": "first.one.wins", "DISCORD_TOKEN_FILE": str(file)}
     assert discord_token(first) == "first.one.wins"
 

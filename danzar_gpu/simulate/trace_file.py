@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from danzar_gpu.file_errors import why
 from danzar_gpu.plural import counted
 from danzar_gpu.refusals import Where, tab_or
 from danzar_gpu.simulate.trace import Trace
@@ -41,7 +42,7 @@ def load(path: Path | str) -> Trace:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise TraceError(path, [(None, "", f"can't be read: {error.strerror}")]) from None
+        raise TraceError(path, [(None, "", f"can't be read: {why(error, path)}")]) from None
     if len(raw) > MAX_BYTES:
         raise TraceError(path, [(None, "", f"is larger than {MAX_BYTES} bytes")])
     trace = parse(raw, path)

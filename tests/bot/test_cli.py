@@ -286,7 +286,8 @@ def test_config_check_and_the_doctor_say_that_no_model_is_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("missing.yaml", "there is no such file"), (".", "is a folder, not a file")]
+    ("name", "words"),
+    [("missing.yaml", "there is no such file"), (".", "can't be read: it is a folder, not a file")],
 )
 def test_what_is_no_configuration_has_no_lines(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / name
