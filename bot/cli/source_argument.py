@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +44,8 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
             ) from None
         return configured.model_copy(update={"source": "stream", "url": source})
     name = source.removeprefix("file://")
+    if sys.platform == "win32":
+        name = re.sub(r"^/(?=[A-Za-z]:)", "", name)  # file:///C:/films/game.mp4
     if not name.strip():
         # As a path it would be the current folder, which nobody meant.
         raise UsageError(f"--source is empty; {TAKEN}")

@@ -40,7 +40,7 @@ NEW_PROCESS_GROUP = 0x200
 """Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
 KILLED = 9
 """SIGKILL, which `signal` knows on POSIX only."""
-CRASH = "Fatal Python error: "
+CRASH = ("Fatal Python error: ", "Windows fatal exception: ")
 """How the first line of ``faulthandler`` begins."""
 _ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -64,6 +64,7 @@ class WorkerHandle(ABC):
     """A worker that is up. Used on one event loop."""
 
     pid: int
+    """Of the process that computes: the driver keeps its accounts by it."""
 
     def __init__(self, listener: EventListener) -> None:
         self._listener = listener
@@ -205,7 +206,8 @@ class ProcessWorker(WorkerHandle):
         worker = cls(process, listener)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.shield(worker._hello)
+                # In a virtual environment of Windows we started one that started it.
+                worker.pid = await asyncio.shield(worker._hello)
         except TimeoutError:
             await worker.kill("it said nothing after its start")
             raise WorkerGone(f"the vision worker said nothing in {START_SECONDS:.0f} s") from None
@@ -255,21 +257,21 @@ class ProcessWorker(WorkerHandle):
         if os.name == "posix":
             # Popen.kill would reap the child before asyncio can, which then reports 255.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
 
     def _obituary(self, status: int) -> str:
         if self._why:
             return self._why
-        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        ended = f"signal {-status}" if status < 0 else f"status {_shown(status)}"
         if status == -KILLED:
             ended += " (not sent by Danzar; a system that is out of memory does that)"
         crash = next((i for i, line in enumerate(self._stderr) if line.startswith(CRASH)), None)
         if crash is not None:
             stacks = list(self._stderr)[crash:]
             log.error("the vision worker crashed:\n%s", "\n".join(stacks))
-            self._last_words = self._last_words or stacks[0].removeprefix(CRASH)
+            self._last_words = self._last_words or stacks[0].partition(": ")[2]
         # Who is killed says nothing: its last line is about something else.
         spoken = () if status == -KILLED else reversed(self._stderr)
         last = self._last_words or next(filter(None, spoken), "")
@@ -296,3 +298,8 @@ class ProcessWorker(WorkerHandle):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def _shown(status: int) -> str:
+    """Windows' own (an access violation is 0xC0000005) are looked up as they are documented."""
+    return f"0x{status:08X}" if status > 0xFFFF else str(status)
