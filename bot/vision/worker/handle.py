@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+from bot.vision.worker.job import Job
 from bot.vision.worker.protocol import (
     HEADER,
     Dying,
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 CLOSE_SECONDS = 2.0
 LAST_BREATH_SECONDS = 1.0
-NEW_PROCESS_GROUP = 0x200
-"""Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
+NEW_PROCESS_GROUP, NO_WINDOW = 0x200, 0x8000000
+"""Windows' CREATE_..., which `subprocess` knows on Windows only."""
 KILLED = 9
 """SIGKILL, which `signal` knows on POSIX only."""
 CRASH = ("Fatal Python error: ", "Windows fatal exception: ")
@@ -172,6 +173,7 @@ class ProcessWorker(WorkerHandle):
         self.pid = process.pid
         self._stderr: deque[str] = deque(maxlen=200)
         self._why = ""
+        self._job: Job | None = None
         self._tasks = [
             asyncio.create_task(self._listen(), name="vision worker"),
             asyncio.create_task(self._drain_stderr(), name="vision worker stderr"),
@@ -199,15 +201,17 @@ class ProcessWorker(WorkerHandle):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": search},
-            # Ctrl-C reaches the whole foreground group: the worker is no part of it.
+            # Ctrl-C reaches the whole foreground group, and a window that is closed ends all that
+            # run in it: the worker is no part of either. It opens no window of its own.
             start_new_session=os.name == "posix",
-            creationflags=0 if os.name == "posix" else NEW_PROCESS_GROUP,
+            creationflags=0 if os.name == "posix" else NEW_PROCESS_GROUP | NO_WINDOW,
         )
         worker = cls(process, listener)
         try:
             async with asyncio.timeout(START_SECONDS):
                 # In a virtual environment of Windows we started one that started it.
                 worker.pid = await asyncio.shield(worker._hello)
+            worker._hold()
         except TimeoutError:
             await worker.kill("it said nothing after its start")
             raise WorkerGone(f"the vision worker said nothing in {START_SECONDS:.0f} s") from None
@@ -215,6 +219,12 @@ class ProcessWorker(WorkerHandle):
             await worker.kill("its start was given up")
             raise
         return worker
+
+    def _hold(self) -> None:
+        try:
+            self._job = Job(self.pid)
+        except OSError as error:
+            log.warning("the vision worker could outlive a bot that is killed: %s", error)
 
     async def _send(self, data: bytes) -> None:
         pipe = self._process.stdin
@@ -245,6 +255,8 @@ class ProcessWorker(WorkerHandle):
                 await self._process.wait()
         self._strike()
         status = await self._process.wait()
+        if self._job is not None:
+            self._job.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.wait([self._tasks[1]])
