@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from bot.text_file import decode
-from danzar_gpu.refusals import Where, dotted, tab_or
+from danzar_gpu.refusals import Where, dotted, plainer
 
 MAX_BYTES = 1 << 18
 MAX_DEPTH = 20
@@ -93,7 +93,7 @@ def read(raw: bytes | str) -> Document:
         words = error.problem or error.context or "malformed"
         if words.startswith("but ") and error.context:
             words = f"{error.context}, {words}"
-        raise DocumentError([Problem(line, "", f"is not valid YAML: {tab_or(words)}")]) from None
+        raise DocumentError([Problem(line, "", f"is not valid YAML: {plainer(words)}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         words = f"is not valid YAML: character {error.character:#x} is not allowed"

@@ -212,6 +212,11 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ),
         ("cuda:1\n", "game.yaml:1: must be a mapping of sections such as gpu_memory: and yolo:"),
         (
+            'capture:\n  path: "C:\\Users\\ada\\game.mp4"\n',
+            "game.yaml:2: is not valid YAML: a \\ between double quotes begins an escape: write a "
+            "path of Windows without quotes, or between single ones",
+        ),
+        (
             "yolo:\n\tenabled: true\n",
             "game.yaml:2: is not valid YAML: a tab is where only spaces may be",
         ),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from danzar_gpu.file_errors import why
 from danzar_gpu.plural import counted
-from danzar_gpu.refusals import Where, tab_or
+from danzar_gpu.refusals import Where, plainer
 from danzar_gpu.simulate.trace import Trace
 from danzar_gpu.simulate.trace_problems import Problem, contradictions, problems
 
@@ -59,7 +59,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
         raise TraceError(path, [(None, "", f"is not UTF-8 text: {error.reason}")]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        what = f"is not YAML: {tab_or(error.problem or error.context or 'malformed')}"
+        what = f"is not YAML: {plainer(error.problem or error.context or 'malformed')}"
         raise TraceError(path, [(mark.line + 1 if mark else None, "", what)]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = f"is not YAML: {str(error) or type(error).__name__}".splitlines()[0]

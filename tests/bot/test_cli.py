@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -232,6 +233,7 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 def test_doctor_names_the_data_folder_and_what_is_lost_without_it() -> None:
     with folder_for_anybody() as place:
         (place / "closed").mkdir(mode=0)
