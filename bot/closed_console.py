@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 GRACE_SECONDS = 10.0
@@ -19,7 +19,7 @@ if sys.platform == "win32":
 
     ENDINGS = (2, 5, 6)
     """CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT."""
-    _kept: list[object] = []
+    _kept: list[Callable[[int], bool]] = []
     """Handlers that Windows may be in until the very end."""
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -215,6 +216,7 @@ async def test_other_phrases_count_at_once(yolo_file: Path, clip_folder: Path) -
         )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has a screen")
 async def test_a_screen_that_is_missing_is_told_and_tried_again(
     yolo_file: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

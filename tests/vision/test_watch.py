@@ -186,6 +186,7 @@ def test_without_any_model_there_is_nothing_to_watch(tmp_path: Path, video_file:
     assert "no model runs" in shown.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has a screen")
 def test_a_screen_that_is_not_there_is_told(config: Path) -> None:
     shown = watched(config, "--source", "screen", "--json", environment={"DISPLAY": ":4095"})
     assert shown.returncode == Exit.FAILED
