@@ -383,6 +383,7 @@ def crash(pid: int) -> str:
     kernel = ctypes.windll.kernel32
     kernel.OpenProcess.restype = wintypes.HANDLE
     process = wintypes.HANDLE(kernel.OpenProcess(0x1FFFFF, False, pid))
-    assert kernel.DebugBreakProcess(process)
+    # A thread whose code is nowhere.
+    assert kernel.CreateRemoteThread(process, None, 0, None, None, 0, None)
     kernel.CloseHandle(process)
-    return "status 0x80000003: code 0x80000003"
+    return "status 0xC0000005: access violation"
