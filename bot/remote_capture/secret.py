@@ -12,7 +12,8 @@ VARIABLE = "DANZAR_CAPTURE_SECRET"
 LEAST_CHARACTERS = 16
 MOST_BYTES = 4096
 REMEDY = (
-    f"put one into a file on both machines (openssl rand -hex 32) and name it in {VARIABLE}_FILE"
+    'put one into a file on both machines (python -c "import secrets; print(secrets.token_hex())" '
+    f"makes one) and name it in {VARIABLE}_FILE"
 )
 
 
