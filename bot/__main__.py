@@ -19,8 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _flush()
     except KeyboardInterrupt:
         return 130  # Exit.INTERRUPTED, whose import may be what was interrupted
-    except BrokenPipeError:  # while there was more to print
-        _nobody_reads()
+    except OSError as error:
+        if not _is_closed_pipe(error):
+            raise
+        _nobody_reads()  # while there was more to print
         return 0
 
 
@@ -29,8 +31,19 @@ def _flush() -> None:
     if sys.stdout is not None:  # as it is without a console, or with `>&-`
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
+            if not _is_closed_pipe(error):
+                raise
             _nobody_reads()
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    """Windows calls a write into a closed pipe an invalid argument, and names no file."""
+    import errno
+
+    if sys.platform == "win32" and error.errno == errno.EINVAL:
+        return error.filename is None
+    return isinstance(error, BrokenPipeError)
 
 
 def _nobody_reads() -> None:

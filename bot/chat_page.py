@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # Bound here, before simcord replaces time.monotonic: this one stays the real one.
-from time import monotonic
+from time import localtime, monotonic
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -199,7 +199,13 @@ def local_zone() -> str:
         if name:
             with suppress(ZoneInfoNotFoundError, ValueError, OSError):
                 return ZoneInfo(name).key
-    return "UTC"
+    return zone_of(localtime().tm_gmtoff)
+
+
+def zone_of(seconds: int) -> str:
+    """The zone that always is so far ahead of UTC: Windows has names of its own for all others."""
+    hours, rest = divmod(-seconds, 3600)  # these names count westwards
+    return f"Etc/GMT{hours:+d}" if hours and not rest else "UTC"
 
 
 @asynccontextmanager

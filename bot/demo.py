@@ -10,7 +10,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import discord
@@ -225,7 +225,8 @@ def read_lines_in_thread(deliver: Callable[[str], object]) -> None:
     """Hand each line that is typed to ``deliver``, from a daemon thread, until the input ends.
 
     Reads the descriptor itself: a daemon thread inside ``sys.stdin`` would hold a lock that the
-    interpreter needs at its end.
+    interpreter needs at its end. As a file without a buffer, and not with ``os.read``, which
+    loses what is not in the code page of a Windows console.
     """
     try:
         descriptor = sys.stdin.fileno()
@@ -237,20 +238,15 @@ def read_lines_in_thread(deliver: Callable[[str], object]) -> None:
 
     def pump() -> None:
         rest = b""
-        while True:
-            try:
-                block = os.read(descriptor, 4096)
-            except OSError:
-                return
-            if not block:
-                return
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                try:
-                    deliver(line.decode(encoding, "replace"))
-                except RuntimeError:
-                    return  # the loop is closed: the demo has ended
-            rest = rest[-65536:]
+        with suppress(OSError), open(descriptor, "rb", buffering=0, closefd=False) as typed:
+            while block := typed.read(4096):
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    try:
+                        deliver(line.decode(encoding, "replace"))
+                    except RuntimeError:
+                        return  # the loop is closed: the demo has ended
+                rest = rest[-65536:]
 
     threading.Thread(target=pump, name="terminal", daemon=True).start()
 

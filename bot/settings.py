@@ -20,8 +20,10 @@ from bot import cores
 from bot.remote_capture.address import DEFAULT_PORT, parse_address
 from bot.settings_contradictions import contradictions
 from bot.settings_problems import problems_of
+from bot.text_file import Unreadable, read_text
 from bot.yaml_document import MAX_BYTES, DocumentError, Problem, read
 from danzar_gpu.config import CudaDevice, GPUMemoryConfig
+from danzar_gpu.file_errors import why
 from danzar_gpu.plural import counted
 
 DEFAULT_PATH = Path("config/vision_config.yaml")
@@ -500,10 +502,9 @@ def load(path: Path | str = DEFAULT_PATH) -> Settings:
         if path == DEFAULT_PATH:
             return Settings()
         raise SettingsError(path, [Problem(None, "", "there is no such file")]) from None
-    except IsADirectoryError:
-        raise SettingsError(path, [Problem(None, "", "is a folder, not a file")]) from None
     except OSError as error:
-        raise SettingsError(path, [Problem(None, "", f"can't be read: {error.strerror}")]) from None
+        words = f"can't be read: {why(error, path)}"
+        raise SettingsError(path, [Problem(None, "", words)]) from None
     return parse(raw, path)
 
 
@@ -555,13 +556,9 @@ def discord_token(environment: Mapping[str, str] = os.environ) -> str | None:
     if name := environment.get("DISCORD_TOKEN_FILE", "").strip():
         source = f"DISCORD_TOKEN_FILE={name}"
         try:
-            with Path(name).open(encoding="utf-8") as file:
-                token = file.read(MAX_TOKEN_FILE).strip()
-        except OSError as error:
-            raise TokenError(f"{source} can't be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            # Python's own words would quote what it read.
-            raise TokenError(f"{source} is not a text file") from None
+            token = read_text(Path(name), MAX_TOKEN_FILE).strip()
+        except Unreadable as error:
+            raise TokenError(f"{source} {error}") from None
         if not token:
             raise TokenError(f"{source} is empty")
         return _one_word(token, source)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from bot.cli.exits import Exit
+from bot.closed_console import stop_on_closed_console
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
 
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        yield
+        with stop_on_closed_console(stop):
+            yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)

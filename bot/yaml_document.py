@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from danzar_gpu.refusals import Where, dotted, tab_or
+from bot.text_file import decode
+from danzar_gpu.refusals import Where, dotted, plainer
 
 MAX_BYTES = 1 << 18
 MAX_DEPTH = 20
@@ -92,7 +93,7 @@ def read(raw: bytes | str) -> Document:
         words = error.problem or error.context or "malformed"
         if words.startswith("but ") and error.context:
             words = f"{error.context}, {words}"
-        raise DocumentError([Problem(line, "", f"is not valid YAML: {tab_or(words)}")]) from None
+        raise DocumentError([Problem(line, "", f"is not valid YAML: {plainer(words)}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         words = f"is not valid YAML: character {error.character:#x} is not allowed"
@@ -118,10 +119,8 @@ def _decode(raw: bytes | str) -> str:
         raise DocumentError([Problem(1, "", f"is larger than {MAX_BYTES // 1024} KiB")])
     if isinstance(raw, str):
         return raw
-    # Windows' editor writes UTF-16 when it says Unicode, and a mark before UTF-8.
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return raw.decode(encoding)
+        return decode(raw)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DocumentError([Problem(line, "", "is not text in UTF-8")]) from None

@@ -203,10 +203,16 @@ def shown_value(value: Any) -> str:
     return words if len(words) <= LONGEST_VALUE else ""
 
 
-def tab_or(words: str) -> str:
-    """A parser's words, but ours for its most frequent complaint."""
-    tab = words.startswith("found character '\\t'")
-    return "a tab is where only spaces may be" if tab else words
+def plainer(words: str) -> str:
+    """A parser's words, but ours for its most frequent complaints."""
+    if words.startswith("found character '\\t'"):
+        return "a tab is where only spaces may be"
+    if "escape" in words:
+        return (
+            "a \\ between double quotes begins an escape: write a path of Windows without quotes, "
+            "or between single ones"
+        )
+    return words
 
 
 def number_taken_for_text(value: Any) -> str:

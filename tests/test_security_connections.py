@@ -179,7 +179,7 @@ def watched_demo(folder: Path) -> Iterator[Running]:
         encoding="utf-8",
     )
     try:
-        yield Running(process)
+        yield Running(process, folder / "interrupt")
     finally:
         for left in family(process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -212,6 +212,11 @@ def test_editors_of_all_kinds_may_save_it(encoding: str) -> None:
         ),
         ("cuda:1\n", "game.yaml:1: must be a mapping of sections such as gpu_memory: and yolo:"),
         (
+            'capture:\n  path: "C:\\Users\\ada\\game.mp4"\n',
+            "game.yaml:2: is not valid YAML: a \\ between double quotes begins an escape: write a "
+            "path of Windows without quotes, or between single ones",
+        ),
+        (
             "yolo:\n\tenabled: true\n",
             "game.yaml:2: is not valid YAML: a tab is where only spaces may be",
         ),
@@ -321,7 +326,6 @@ except SettingsError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits a process's memory as Unix does")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -408,6 +412,7 @@ def test_deep_nesting_is_left_at_once(deep: str) -> None:
     assert refusal(deep) == ["game.yaml:1: is nested too deeply"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits a process's memory as Unix does")
 @pytest.mark.parametrize(
     ("bomb", "said"),
     [
@@ -513,7 +518,7 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "nothing.yaml"
     with pytest.raises(SettingsError, match=r"nothing\.yaml: there is no such file"):
         load(missing)
-    with pytest.raises(SettingsError, match=": is a folder, not a file"):
+    with pytest.raises(SettingsError, match=": can't be read: it is a folder, not a file"):
         load(tmp_path)
 
 
@@ -579,6 +584,9 @@ def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
     assert discord_token({"DISCORD_TOKEN": " ", "DISCORD_TOKEN_FILE": ""}) is None
     assert discord_token({"DISCORD_TOKEN": f" {SECRET}\n"}) == SECRET
     assert discord_token({"DISCORD_TOKEN_FILE": str(file)}) == SECRET
+    for encoding in ("utf-8-sig", "utf-16"):  # as PowerShell writes it
+        file.write_text(f"{SECRET}\r\n", encoding)
+        assert discord_token({"DISCORD_TOKEN_FILE": str(file)}) == SECRET
     first = {"DISCORD_TOKEN": "first.one.wins", "DISCORD_TOKEN_FILE": str(file)}
     assert discord_token(first) == "first.one.wins"
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("the trials kill and stop processes as Unix does", allow_module_level=True)
 
 from benchmarks.host import RealRun
 from benchmarks.reliability import BEGIN, END, Row, as_table

@@ -118,7 +118,9 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
     repository = repository_of(name)
     target = locate(PULLED) / folder_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=".pull-", ignore_cleanup_errors=True
+    ) as scratch:
         folder = Path(scratch)
         get = fetch or hub.fetch
         config = get(repository, CLIP_CONFIG, folder)
@@ -134,7 +136,8 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
         shutil.move(config, complete / CLIP_CONFIG)
         shutil.move(weights, complete / CLIP_WEIGHTS)
         if target.exists():
-            shutil.rmtree(target)
+            # As a whole: Windows refuses while a bot has a file in it open, and all stays.
+            target.rename(folder / "before")
         complete.rename(target)
     _record(target, found, repository)
     return target

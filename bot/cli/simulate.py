@@ -21,6 +21,7 @@ from bot.cli.exits import Exit
 from bot.cli.progress import progress_bar
 from bot.cli.simulate_results import as_json, print_table
 from bot.settings import Settings
+from danzar_gpu.file_errors import why
 from danzar_gpu.history import HistoryStore
 from danzar_gpu.simulate import (
     POLICIES,
@@ -202,7 +203,7 @@ def _saved(trace: Trace, path: Path) -> bool:
     try:
         path.write_text(as_yaml(trace, trace.description), encoding="utf-8")
     except OSError as error:
-        print(f"danzar simulate: {path} can't be written: {error.strerror}", file=sys.stderr)
+        print(f"danzar simulate: {path} can't be written: {why(error, path)}", file=sys.stderr)
         return False
     print(f"wrote {path}", file=sys.stderr)
     return True

@@ -60,4 +60,7 @@ def capture_settings(configured: CaptureSettings, source: str | None) -> Capture
 def _path_of(address: str) -> str:
     """``file:///films/a%20b.mp4`` as a file manager copies it."""
     path = address.removeprefix("file://")
-    return url2pathname(path.removeprefix("localhost") if path[9:10] == "/" else path)
+    try:
+        return url2pathname(path.removeprefix("localhost") if path[9:10] == "/" else path)
+    except OSError:  # Windows: more than one colon
+        raise UsageError(f"{address} names no file; {TAKEN}") from None

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import logging
-import signal
 import sys
-from collections.abc import Iterator
 from typing import Literal
 
 from rich.console import Console
@@ -22,6 +19,7 @@ from bot.cli.exits import Exit
 from bot.cli.source_argument import UsageError, capture_settings
 from bot.loading import show_loading
 from bot.settings import Settings
+from bot.stopping import stop_on_signals
 from bot.vision.pipeline import VisionPipeline
 from bot.vision.reports import FrameReport
 from bot.vision.worker.handle import WorkerFactory
@@ -79,7 +77,7 @@ async def _watch(
     pipeline.subscribe(reports.put_nowait)
     # Ctrl-C and a polite kill end it the same way; what was printed stays.
     asked_to_end = asyncio.Event()
-    with _ended_by_signals(asked_to_end):
+    with stop_on_signals(asked_to_end):
         try:
             return await _follow(pipeline, reports, frames, as_json, asked_to_end)
         finally:
@@ -212,19 +210,3 @@ def describe(report: FrameReport) -> str:
         "unchanged" if report.unchanged else f"{report.milliseconds.get('total', 0):.0f} ms",
     ]
     return " · ".join(parts)
-
-
-@contextlib.contextmanager
-def _ended_by_signals(event: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set the event; where loops know no signals Ctrl-C raises as usual."""
-    loop = asyncio.get_running_loop()
-    installed: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, event.set)
-            installed.append(number)
-    try:
-        yield
-    finally:
-        for number in installed:
-            loop.remove_signal_handler(number)

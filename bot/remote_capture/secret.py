@@ -6,11 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from bot.text_file import Unreadable, read_text
+
 VARIABLE = "DANZAR_CAPTURE_SECRET"
 LEAST_CHARACTERS = 16
 MOST_BYTES = 4096
 REMEDY = (
-    f"put one into a file on both machines (openssl rand -hex 32) and name it in {VARIABLE}_FILE"
+    'put one into a file on both machines (python -c "import secrets; print(secrets.token_hex())" '
+    f"makes one) and name it in {VARIABLE}_FILE"
 )
 
 
@@ -31,12 +34,9 @@ def capture_secret(environment: Mapping[str, str] = os.environ) -> bytes:
             raise SecretError(f"there is no shared secret; {REMEDY}")
         source = f"{VARIABLE}_FILE={name}"
         try:
-            with Path(name).open("rb") as file:
-                text = file.read(MOST_BYTES).decode().strip()
-        except OSError as error:
-            raise SecretError(f"{source} can't be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SecretError(f"{source} is not a text file; {REMEDY}") from None
+            text = read_text(Path(name), MOST_BYTES).strip()
+        except Unreadable as error:
+            raise SecretError(f"{source} {error}; {REMEDY}") from None
     # Whoever answers a caller can try guesses at leisure: it must be beyond guessing.
     if len(text) < LEAST_CHARACTERS:
         raise SecretError(

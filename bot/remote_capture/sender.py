@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bot.vision.frames import Frame, FrameSource
 
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+PIECE = 0.2
 QUALITIES = (90, 75, 50)
 """Of the JPEG; the lesser ones only where a picture would be too large to be sent."""
 MISSING = 'danzar capture: {} is not installed; pip install -e ".[capture]" in Danzar\'s folder'
@@ -133,9 +134,15 @@ class Sender:
                 self._trouble(f"{shown(*self._to)}: {why}")
             if time.monotonic() - began > RETRY_SECONDS[-1]:
                 failures = 0
-            self._stop.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            self._pause(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
         return Exit.OK
+
+    def _pause(self, seconds: float) -> None:
+        """Until ``stop``, in pieces: on Windows Ctrl-C is not heard before a wait is over."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._stop.wait(min(left, PIECE)):
+            pass
 
     def _waits_for_source(self) -> bool:
         return self._capture.source in ("screen", "region", "stream")

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from danzar_gpu.file_errors import why
 from danzar_gpu.plural import counted
-from danzar_gpu.refusals import Where, tab_or
+from danzar_gpu.refusals import Where, plainer
 from danzar_gpu.simulate.trace import Trace
 from danzar_gpu.simulate.trace_problems import Problem, contradictions, problems
 
@@ -41,7 +42,7 @@ def load(path: Path | str) -> Trace:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise TraceError(path, [(None, "", f"can't be read: {error.strerror}")]) from None
+        raise TraceError(path, [(None, "", f"can't be read: {why(error, path)}")]) from None
     if len(raw) > MAX_BYTES:
         raise TraceError(path, [(None, "", f"is larger than {MAX_BYTES} bytes")])
     trace = parse(raw, path)
@@ -58,7 +59,7 @@ def parse(raw: bytes | str, path: Path | str = "trace") -> Trace:
         raise TraceError(path, [(None, "", f"is not UTF-8 text: {error.reason}")]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        what = f"is not YAML: {tab_or(error.problem or error.context or 'malformed')}"
+        what = f"is not YAML: {plainer(error.problem or error.context or 'malformed')}"
         raise TraceError(path, [(mark.line + 1 if mark else None, "", what)]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = f"is not YAML: {str(error) or type(error).__name__}".splitlines()[0]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +19,17 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 90.0
+ON_ORDER = """
+import _thread, pathlib, sys, threading, time
+ordered = pathlib.Path(sys.argv.pop(1))
+def wait():
+    while not ordered.exists():
+        time.sleep(0.05)
+    _thread.interrupt_main()
+threading.Thread(target=wait, daemon=True).start()
+"""
+"""Takes the appearance of a file for Ctrl-C: on Windows one process can't press it for another."""
+DANZAR = "import runpy; runpy.run_module('bot', run_name='__main__', alter_sys=True)"
 
 
 def danzar(
@@ -34,11 +48,29 @@ def danzar(
     )
 
 
+def interruptible(order: Path, *arguments: str, program: str = DANZAR) -> list[str]:
+    """A command that ``interrupt`` with the same ``order``, a file to be, ends."""
+    if sys.platform == "win32":
+        return [sys.executable, "-u", "-c", ON_ORDER + program, str(order), *arguments]
+    return [sys.executable, "-u", "-c", program, *arguments]
+
+
+def interrupt(
+    process: subprocess.Popen[str], order: Path, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Ctrl-C, or elsewhere than on Windows another signal."""
+    if sys.platform == "win32":
+        order.touch()
+    else:
+        process.send_signal(number)
+
+
 class Running:
     """A started process whose output is collected."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], order: Path) -> None:
         self.process = process
+        self._order = order
         self.lines: list[str] = []
         self._news = threading.Condition()
         threading.Thread(target=self._collect, daemon=True).start()
@@ -68,6 +100,9 @@ class Running:
                         continue
                     raise AssertionError(f"{pattern!r} never came:\n{self.output}")
 
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        interrupt(self.process, self._order, number)
+
     def type(self, line: str) -> None:
         """Type a line at the terminal."""
         assert self.process.stdin is not None
@@ -90,8 +125,9 @@ class Running:
 @contextmanager
 def started(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Start a command; whatever is left of it at the end is killed."""
+    order = Path(tempfile.mkdtemp(prefix="danzar-test-")) / "interrupt"
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "bot", *arguments],
+        interruptible(order, *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,7 +136,7 @@ def started(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[R
         env=dict(env or os.environ),
         cwd=ROOT,
     )
-    running = Running(process)
+    running = Running(process, order)
     family: list[psutil.Process] = []
     try:
         yield running
@@ -112,6 +148,7 @@ def started(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[R
         for child in family:
             if child.is_running():
                 child.kill()
+        shutil.rmtree(order.parent)
 
 
 @contextmanager

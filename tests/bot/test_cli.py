@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -233,6 +234,7 @@ def test_config_check_knows_the_cards_where_there_is_a_driver(
     assert danzar(*command, env=standin_nvml.environment()).stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 def test_doctor_names_the_data_folder_and_what_is_lost_without_it() -> None:
     with folder_for_anybody() as place:
         (place / "closed").mkdir(mode=0)
@@ -287,7 +289,8 @@ def test_config_check_and_the_doctor_say_that_no_model_is_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("missing.yaml", "there is no such file"), (".", "is a folder, not a file")]
+    ("name", "words"),
+    [("missing.yaml", "there is no such file"), (".", "can't be read: it is a folder, not a file")],
 )
 def test_what_is_no_configuration_has_no_lines(tmp_path: Path, name: str, words: str) -> None:
     path = tmp_path / name

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
@@ -51,7 +52,7 @@ def test_a_typed_line_is_answered_at_the_terminal(blind_config: Path) -> None:
         demo.wait_for("monitoring is on: a reading every")
         demo.type("!gpu nonsense")
         demo.wait_for("There are: !gpu alerts, !gpu dashboard, .*!gpu status")
-        demo.process.send_signal(signal.SIGINT)
+        demo.interrupt()
         assert demo.process.wait(timeout=30) == Exit.OK
         assert "Traceback" not in demo.output
 
@@ -67,7 +68,7 @@ def test_a_signal_ends_it_and_its_worker(scene_config: Path, number: signal.Sign
     with started_demo(scene_config) as demo:
         demo.wait_for(ADDRESS)
         family = demo.wait_for_children()
-        demo.process.send_signal(number)
+        demo.interrupt(number)
         assert demo.process.wait(timeout=60) == Exit.OK
         _, alive = psutil.wait_procs(family, timeout=10)
         assert alive == []
@@ -138,6 +139,20 @@ def test_the_seams_of_the_pinned_simcord_are_there() -> None:
         assert callable(getattr(owner, name, None)), f"{owner.__name__}.{name} is gone"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "name"),
+    [(7200, "Etc/GMT-2"), (-5 * 3600, "Etc/GMT+5"), (0, "UTC"), (19800, "UTC")],
+)
+def test_a_zone_without_a_name_is_told_by_its_distance(seconds: int, name: str) -> None:
+    from bot.chat_page import zone_of
+
+    assert zone_of(seconds) == name
+    assert ZoneInfo(name).utcoffset(datetime(2026, 1, 1)) == timedelta(
+        seconds=0 if name == "UTC" else seconds
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 def test_a_hangup_reads_the_configuration_again(blind_config: Path) -> None:
     with started_demo(blind_config) as demo:
         demo.wait_for(ADDRESS)
@@ -153,8 +168,11 @@ def test_a_hangup_reads_the_configuration_again(blind_config: Path) -> None:
         demo.wait_for("GPU Memory Status")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 def test_a_closed_terminal_ends_it(blind_config: Path) -> None:
     """SIGHUP means that, too: the program must not live on where nobody sees it."""
+    import pty
+
     command = ["-m", "bot", "demo", "--no-browser", "--probe", "simulated"]
     child, terminal = pty.fork()
     if child == 0:

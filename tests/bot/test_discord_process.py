@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +15,7 @@ import psutil
 
 from bot.cli.exits import Exit
 from tests.bot.fake_discord import FakeDiscord, until
-from tests.bot.running import ROOT, Running
+from tests.bot.running import ROOT, Running, interruptible
 
 TOKEN = "MTAw.planted.in-the-environment"
 
@@ -43,7 +42,7 @@ def start(fake: FakeDiscord, folder: Path) -> Running:
     )
     command = ["--probe", "simulated", "run", "--config", str(config)]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", PROGRAM, fake.url, *command],
+        interruptible(folder / "interrupt", fake.url, *command, program=PROGRAM),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,7 +51,7 @@ def start(fake: FakeDiscord, folder: Path) -> Running:
         env={**os.environ, "DISCORD_TOKEN": TOKEN},
         cwd=ROOT,
     )
-    return Running(process)
+    return Running(process, folder / "interrupt")
 
 
 def ready(url: str) -> dict[str, bool]:
@@ -86,7 +85,7 @@ async def test_it_says_goodbye_keeps_the_token_to_itself_and_leaves_nothing_behi
                 raise AssertionError("it never was ready")
             family = await asyncio.to_thread(running.wait_for_children)
             assert all("DISCORD_TOKEN" not in child.environ() for child in family)
-            running.process.send_signal(signal.SIGTERM)
+            running.interrupt(signal.SIGTERM)
             assert await asyncio.to_thread(running.process.wait, 5) == Exit.OK
         finally:
             running.process.kill()

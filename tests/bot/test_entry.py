@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.bot.running import ROOT
 INTERRUPTS = """
 import signal
 import sys
+import sysconfig
 
 
 class Interrupter:
@@ -26,7 +28,7 @@ class Interrupter:
 sys.meta_path.insert(0, Interrupter())
 """
 MODULE = (sys.executable, "-m", "bot")
-SCRIPT = (str(Path(sys.executable).with_name("danzar")),)
+SCRIPT = (str(Path(sysconfig.get_path("scripts"), "danzar")),)
 
 
 @pytest.mark.parametrize("program", [MODULE, SCRIPT], ids=["module", "script"])

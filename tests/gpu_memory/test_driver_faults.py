@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
@@ -314,6 +315,7 @@ def test_a_part_is_read_as_a_card_of_its_own(driver: StandinNvml) -> None:
     probe.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_a_fork_starts_the_library_of_its_own(driver: StandinNvml) -> None:
     probe = open_probe("nvml")
     probe.read(0, processes=True)

@@ -558,7 +558,7 @@ def test_what_is_no_trace_at_all_is_refused_by_its_name(
     binary.write_bytes(b"\x7fELF\xff\xfe")
     for path, words in (
         (tmp_path / "none.yaml", ": can't be read: No such file or directory"),
-        (tmp_path, ": can't be read: Is a directory"),
+        (tmp_path, ": can't be read: it is a folder, not a file"),
         (empty, ":1: must be a mapping with rig:, models: and foreign:"),
         (binary, ": is not UTF-8 text: "),
     ):

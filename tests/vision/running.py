@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ QUICK = {
 }
 PATIENCE = 90.0
 """The machine is small and shared; nothing here takes that long when it works."""
+KILLED = "status 15" if sys.platform == "win32" else "signal 9"
+"""What ended a process that ``psutil`` killed."""
 
 
 class SimulatedRig(ScriptedProbe):

@@ -59,6 +59,7 @@ def test_safe_loading_is_effective_and_the_threads_are_ours() -> None:
     assert shown.stdout.split()[-2:] == ["3", "1"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows' OpenCV has another pool")
 def test_opencv_never_has_a_pool_whose_threads_ultralytics_could_take_away() -> None:
     program = (
         "import os; from bot.vision.worker import environment; environment.prepare(os.environ, 3);"

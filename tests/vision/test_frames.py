@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import http.server
 import os
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +111,8 @@ def test_what_is_no_file_is_called_what_it_is(tmp_path: Path) -> None:
         open_source(capture(source="video", path=str(tmp_path)))
     with pytest.raises(SourceError, match=f"^{os.devnull} is a device or a pipe, not a video file"):
         open_source(capture(source="video", path=os.devnull))
-    with pytest.raises(SourceError, match=r"the folder x+ can't be reached: File name too long"):
+    words = "there is no" if sys.platform == "win32" else "can't be reached: File name too long"
+    with pytest.raises(SourceError, match=words):
         open_source(capture(source="images", path="x" * 300))
 
 
@@ -120,7 +123,9 @@ def test_a_folder_that_may_not_be_read_is_refused_in_words(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "iterdir", forbidden)
-    with pytest.raises(SourceError, match=f"the folder {tmp_path} can't be read: Permission"):
+    with pytest.raises(
+        SourceError, match=f"the folder {re.escape(str(tmp_path))} can't be read: Permission"
+    ):
         open_source(capture(source="images", path=str(tmp_path)))
 
 
@@ -290,6 +295,7 @@ def test_auto_takes_the_screen(screen: Screen, monkeypatch: pytest.MonkeyPatch) 
     assert source.name == "screen"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has a screen")
 @pytest.mark.parametrize("display", [None, ":4095"])
 def test_auto_without_a_screen_takes_the_scene_and_says_why(
     monkeypatch: pytest.MonkeyPatch, display: str | None
@@ -304,6 +310,7 @@ def test_auto_without_a_screen_takes_the_scene_and_says_why(
     assert ("DISPLAY is not set" if display is None else "screen :4095") in source.description
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no Wayland")
 def test_wayland_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")

@@ -24,6 +24,7 @@ from bot.vision.worker.backends.torch_model import TorchModel
 from bot.vision.worker.backends.torch_yolo import ROWS_FROM_CARD, TorchYolo
 from bot.vision.worker.boxes import fits
 
+pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="torch was built without CUDA")
 CARD = "cuda:0"
 FRAMES = ((1, 1080, 1920), (4, 1080, 1920), (2, 720, 1280), (1, 640, 480))
 SHIPPED = Path(__file__).parents[2] / "models"

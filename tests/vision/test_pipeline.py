@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ from bot.vision.pipeline import VisionUnavailable
 from bot.vision.reports import FrameReport
 from tests.vision.conftest import CONCEPTS, LABELS
 from tests.vision.running import (
+    KILLED,
     both_run,
     manager_of,
     running,
@@ -75,9 +76,9 @@ async def test_frames_in_reports_out(yolo_file: Path, clip_folder: Path) -> None
         assert pipeline.latest is None
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+@pytest.mark.parametrize("how", ["killed", "hangs"])
 async def test_a_dead_worker_is_replaced_and_its_leases_are_released(
-    yolo_file: Path, clip_folder: Path, how: signal.Signals
+    yolo_file: Path, clip_folder: Path, how: str
 ) -> None:
     settings = settings_for(yolo_file, clip_folder, clip={"enabled": False})
     async with running(settings) as pipeline:
@@ -85,7 +86,8 @@ async def test_a_dead_worker_is_replaced_and_its_leases_are_released(
         await until(lambda: pipeline.services["yolo"].state == "running", "YOLO")
         first = pipeline.worker_pid
         assert first is not None
-        os.kill(first, how)
+        process = psutil.Process(first)
+        process.kill() if how == "killed" else process.suspend()
 
         await until(lambda: any(e.kind == "holder-gone" for e in manager.events), "the release")
         await until(lambda: pipeline.state == "starting" or pipeline.worker_pid, "the replacement")
@@ -100,7 +102,7 @@ async def test_a_dead_worker_is_replaced_and_its_leases_are_released(
         assert not psutil.pid_exists(first)
         assert [lease.name for lease in manager.leases] == ["yolo"]
         gone = next(e.text for e in manager.events if e.kind == "holder-gone")
-        assert ("signal 9" if how is signal.SIGKILL else "silent") in gone
+        assert (KILLED if how == "killed" else "silent") in gone
 
 
 async def test_a_worker_that_always_dies_ends_in_words(
@@ -214,6 +216,7 @@ async def test_other_phrases_count_at_once(yolo_file: Path, clip_folder: Path) -
         )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has a screen")
 async def test_a_screen_that_is_missing_is_told_and_tried_again(
     yolo_file: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

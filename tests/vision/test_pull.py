@@ -91,6 +91,21 @@ def test_what_fails_leaves_the_model_that_was_there(
     assert after == before
 
 
+def test_a_model_that_a_bot_has_open_is_replaced_as_a_whole_or_stays(folder: Path) -> None:
+    pull.pull("ViT-B/32", fetch=Hub())
+    config = folder / "ViT-B-32" / "open_clip_config.json"
+    newer = Hub(json.dumps({"model_cfg": {"embed_dim": 16}}).encode())
+    with (folder / "ViT-B-32" / "open_clip_model.safetensors").open("rb"):
+        try:
+            pull.pull("ViT-B/32", fetch=newer)
+        except PermissionError:
+            assert sys.platform == "win32"
+            assert config.read_bytes() == CONFIG
+        assert len(list(config.parent.iterdir())) == 2
+    pull.pull("ViT-B/32", fetch=newer)
+    assert config.read_bytes() != CONFIG
+
+
 @pytest.mark.parametrize("name", ["just-a-name", "../../../etc", "a/b/c", "-rf"])
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises((PullError, FileRefused)):
@@ -183,5 +198,5 @@ def test_a_folder_that_can_not_be_written_is_told_in_words(
     folder.write_text("no folder")
     assert run("pull", "ViT-B/32") == Exit.FAILED
     error = capsys.readouterr().err
-    assert error.startswith("danzar models: models/pulled")
+    assert error.startswith(f"danzar models: {Path('models/pulled')}")
     assert "the models that are here are as they were. Make room there" in error

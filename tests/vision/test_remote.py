@@ -6,9 +6,10 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ from bot.vision.sources import open_source
 from bot.vision.sources.remote import RemoteSource
 from bot.vision.worker.handle import ProcessWorker
 from bot.vision.worker.protocol import Done, Reply, Reported, StartCapture
+from tests.bot.running import interrupt, interruptible
 from tests.vision.running import PATIENCE, until
 
 SECRET = b"a secret of more than sixteen characters"
@@ -388,11 +390,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def danzar_capture(
     port: int, *arguments: str, secret: str = SECRET.decode()
 ) -> Iterator[subprocess.Popen[str]]:
+    to = ("capture", "--to", f"127.0.0.1:{port}", "--fps", "50")
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "bot", "capture", "--to", f"127.0.0.1:{port}"),
-            *("--fps", "50", *arguments),
-        ],
+        interruptible(order_for(port), *to, *arguments),
         cwd=ROOT,
         env={**os.environ, "DANZAR_CAPTURE_SECRET": secret},
         stderr=subprocess.PIPE,
@@ -403,6 +403,11 @@ def danzar_capture(
     finally:
         process.kill()
         process.communicate()
+        order_for(port).unlink(missing_ok=True)
+
+
+def order_for(port: int) -> Path:
+    return Path(tempfile.gettempdir(), f"danzar-test-interrupt-{port}")
 
 
 def test_danzar_capture_sends_and_ends(receiver: Receiver, pictures: Path) -> None:
@@ -456,7 +461,7 @@ def test_danzar_capture_comes_back_after_a_cut(pictures: Path) -> None:
             # Nobody listens for a moment; then the bot is back at the same port.
             with closing(Receiver("127.0.0.1", port, SECRET, most_pixels=MAX_PIXELS)) as second:
                 assert second.take(PATIENCE) is not None
-            sender.terminate()
+            interrupt(sender, order_for(port), signal.SIGTERM)
             _, said = sender.communicate(timeout=PATIENCE)
         assert sender.returncode == Exit.OK
     assert said.count("sending rendered scene") == 2

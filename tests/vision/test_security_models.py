@@ -56,7 +56,7 @@ def gadgets(witness: Path) -> dict[str, Gadget]:
     inner = witness.with_suffix(".inner")
     inner.write_bytes(pickle.dumps(Gadget(exec, write)))
     return {
-        "os.system": Gadget(os.system, f"touch {witness}"),
+        "os.system": Gadget(os.system, f"echo ran> {witness}"),
         "subprocess": Gadget(subprocess.check_call, [sys.executable, "-c", write]),
         "exec": Gadget(builtins.exec, write),
         "eval": Gadget(builtins.eval, write),

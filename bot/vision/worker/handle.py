@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+from bot.vision.worker.job import Job
 from bot.vision.worker.protocol import (
     HEADER,
     Dying,
@@ -36,11 +37,11 @@ log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 CLOSE_SECONDS = 2.0
 LAST_BREATH_SECONDS = 1.0
-NEW_PROCESS_GROUP = 0x200
-"""Windows' CREATE_NEW_PROCESS_GROUP, which `subprocess` knows on Windows only."""
+NEW_PROCESS_GROUP, NO_WINDOW = 0x200, 0x8000000
+"""Windows' CREATE_..., which `subprocess` knows on Windows only."""
 KILLED = 9
 """SIGKILL, which `signal` knows on POSIX only."""
-CRASH = "Fatal Python error: "
+CRASH = ("Fatal Python error: ", "Windows fatal exception: ")
 """How the first line of ``faulthandler`` begins."""
 _ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -64,6 +65,7 @@ class WorkerHandle(ABC):
     """A worker that is up. Used on one event loop."""
 
     pid: int
+    """Of the process that computes: the driver keeps its accounts by it."""
 
     def __init__(self, listener: EventListener) -> None:
         self._listener = listener
@@ -171,6 +173,7 @@ class ProcessWorker(WorkerHandle):
         self.pid = process.pid
         self._stderr: deque[str] = deque(maxlen=200)
         self._why = ""
+        self._job: Job | None = None
         self._tasks = [
             asyncio.create_task(self._listen(), name="vision worker"),
             asyncio.create_task(self._drain_stderr(), name="vision worker stderr"),
@@ -198,15 +201,17 @@ class ProcessWorker(WorkerHandle):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": search},
-            # Ctrl-C reaches the whole foreground group: the worker is no part of it.
+            # Ctrl-C reaches the whole foreground group, and a window that is closed ends all that
+            # run in it: the worker is no part of either. It opens no window of its own.
             start_new_session=os.name == "posix",
-            creationflags=0 if os.name == "posix" else NEW_PROCESS_GROUP,
+            creationflags=0 if os.name == "posix" else NEW_PROCESS_GROUP | NO_WINDOW,
         )
         worker = cls(process, listener)
         try:
             async with asyncio.timeout(START_SECONDS):
                 # On Windows a venv's python.exe is a launcher: the interpreter is its child.
                 worker.pid = await asyncio.shield(worker._hello)
+            worker._hold()
         except TimeoutError:
             await worker.kill("it said nothing after its start")
             raise WorkerGone(f"the vision worker said nothing in {START_SECONDS:.0f} s") from None
@@ -214,6 +219,12 @@ class ProcessWorker(WorkerHandle):
             await worker.kill("its start was given up")
             raise
         return worker
+
+    def _hold(self) -> None:
+        try:
+            self._job = Job(self.pid)
+        except OSError as error:
+            log.warning("the vision worker could outlive a bot that is killed: %s", error)
 
     async def _send(self, data: bytes) -> None:
         pipe = self._process.stdin
@@ -244,6 +255,8 @@ class ProcessWorker(WorkerHandle):
                 await self._process.wait()
         self._strike()
         status = await self._process.wait()
+        if self._job is not None:
+            self._job.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.wait([self._tasks[1]])
@@ -256,21 +269,21 @@ class ProcessWorker(WorkerHandle):
         if os.name == "posix":
             # Popen.kill would reap the child before asyncio can, which then reports 255.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
 
     def _obituary(self, status: int) -> str:
         if self._why:
             return self._why
-        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        ended = f"signal {-status}" if status < 0 else f"status {_shown(status)}"
         if status == -KILLED:
             ended += " (not sent by Danzar; a system that is out of memory does that)"
         crash = next((i for i, line in enumerate(self._stderr) if line.startswith(CRASH)), None)
         if crash is not None:
             stacks = list(self._stderr)[crash:]
             log.error("the vision worker crashed:\n%s", "\n".join(stacks))
-            self._last_words = self._last_words or stacks[0].removeprefix(CRASH)
+            self._last_words = self._last_words or stacks[0].partition(": ")[2]
         # Who is killed says nothing: its last line is about something else.
         spoken = () if status == -KILLED else reversed(self._stderr)
         last = self._last_words or next(filter(None, spoken), "")
@@ -297,3 +310,8 @@ class ProcessWorker(WorkerHandle):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def _shown(status: int) -> str:
+    """Windows' own (an access violation is 0xC0000005) are looked up as they are documented."""
+    return f"0x{status:08X}" if status > 0xFFFF else str(status)
