@@ -125,7 +125,7 @@ def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
     standin_nvml.write(windows().with_faults(Fault("PdhOpenQueryW", code=5)))
     library = ctypes.CDLL(str(standin_nvml.library))
     accounts = WindowsAccounts(library, library)
-    with driver_here(standin_nvml), caplog.at_level(logging.INFO):
+    with driver_here(standin_nvml), caplog.at_level(logging.INFO, "danzar_gpu"):
         assert accounts.read(0.0) == {}
         assert accounts.read(0.0) == {}
         probe = NvmlProbe(accounts)
@@ -270,7 +270,7 @@ def test_nobody_on_any_card_is_no_fault(
 ) -> None:
     standin_nvml.write(GUIDE)
     library = ctypes.CDLL(str(standin_nvml.library))
-    with driver_here(standin_nvml), caplog.at_level(logging.INFO):
+    with driver_here(standin_nvml), caplog.at_level(logging.INFO, "danzar_gpu"):
         assert WindowsAccounts(library, library).read(0.0) == {}
     assert not caplog.records
 
