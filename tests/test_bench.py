@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,7 +148,9 @@ async def test_a_real_run_with_small_models(tmp_path: Path) -> None:
     found = await bench.measure(config, open_probe("none"), steps.append, capture_seconds=1.0)
     assert found.problems == []
     assert [(r.model, r.device) for r in found.models] == [("yolo", "cpu"), ("clip", "cpu")]
-    assert all(r.milliseconds > 0 and r.cpu_seconds > 0 for r in found.models)
+    assert all(r.milliseconds > 0 for r in found.models)
+    # Windows counts a process's time in ticks of 16 ms, longer than these models take.
+    assert sys.platform == "win32" or all(r.cpu_seconds > 0 for r in found.models)
     assert found.capture is not None
     assert found.capture.source.startswith("rendered scene")
     assert found.worker_bytes > 50e6
