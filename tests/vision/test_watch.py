@@ -77,7 +77,7 @@ def watched(
     return subprocess.run(
         command(config, *arguments),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         env={**os.environ, **(environment or {})},
     )
@@ -210,7 +210,7 @@ def test_ctrl_c_ends_it_and_its_worker(config: Path, number: signal.Signals, sta
         command(config, "--source", "scene", "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as program:
         assert program.stdout is not None
         json.loads(program.stdout.readline())
@@ -229,7 +229,7 @@ def test_a_reader_that_goes_away_ends_it(config: Path) -> None:
         command(config, "--source", "scene", "--json"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     ) as program:
         assert program.stdout is not None
         assert program.stderr is not None
