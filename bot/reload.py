@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bot.context import AppContext
-from bot.misfits import lines_of, misfits
+from bot.misfits import Misfit, lines_of, misfits
 from bot.missing_files import missing_files
 from bot.observability import logs
 from bot.settings import Settings, SettingsError, load
@@ -96,16 +96,20 @@ async def reload_or_say_why(context: AppContext, who: str) -> None:
 
 async def _refuse_the_impossible(context: AppContext, found: Settings, path: Path) -> None:
     """Promises that no card can keep, and files that are named now and not there."""
-    before = await asyncio.to_thread(lambda: [*missing_files(context.settings)])
-    missing = await asyncio.to_thread(lambda: [*missing_files(found)])
+    missing = await asyncio.to_thread(_newly_missing, found, context.settings)
     unfitting = misfits(found.gpu_memory, context.gpu_memory_manager.snapshot)
-    new = (one for one in missing if one not in before)
-    if impossible := [misfit for misfit in (*unfitting, *new) if misfit.fatal]:
+    if impossible := [misfit for misfit in (*unfitting, *missing) if misfit.fatal]:
         lines = await asyncio.to_thread(lines_of, path)
         raise SettingsError(
             path,
             [Problem(lines.get(m.key), m.key, f"{m.what}; {m.remedy}") for m in impossible],
         )
+
+
+def _newly_missing(found: Settings, before: Settings) -> list[Misfit]:
+    missing = list(missing_files(found))
+    known = list(missing_files(before)) if missing else []
+    return [one for one in missing if one not in known]
 
 
 def _without_what_waits(found: Settings, before: Settings) -> Settings:

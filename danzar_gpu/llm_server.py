@@ -64,7 +64,7 @@ def with_servers_word(
     if device is None:
         return raw, False
     rows = device.processes or ()
-    if _is_told(rows, config, ledger):
+    if is_told(rows, config, ledger):
         return raw, False
     if known is None or not known.vram_bytes:
         return raw, known is None or known.error is not None
@@ -78,7 +78,7 @@ def with_servers_word(
     return replace(raw, devices=devices), known.error is not None
 
 
-def _is_told(rows: Sequence[GpuProcess], config: GPUMemoryConfig, ledger: Ledger) -> bool:
+def is_told(rows: Sequence[GpuProcess], config: GPUMemoryConfig, ledger: Ledger) -> bool:
     """Whether the driver's list says what the LLM holds, be it nothing."""
     if any(row.used_bytes and config.is_llm_process(row.name) for row in rows):
         return True

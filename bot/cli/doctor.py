@@ -31,7 +31,8 @@ from bot.vision.chosen_files import ModelFile, clip_file, yolo_file
 from bot.vision.model_files import PULLED, FileRefused, check_hash, locate
 from bot.vision.packages import missing_packages, why_no_vision
 from danzar_gpu import GPUMemoryManager, MemorySnapshot, ProbeError, open_probe
-from danzar_gpu.llm_server import ask_server
+from danzar_gpu.ledger import Ledger
+from danzar_gpu.llm_server import ask_server, is_told
 from danzar_gpu.memory import GIB, gib
 
 if TYPE_CHECKING:
@@ -202,13 +203,8 @@ def check_accounts(settings: Settings, snapshot: MemorySnapshot) -> Iterator[Fin
     device = snapshot.device(config.main_llm_index)
     if device is None or config.main_llm_endpoint:
         return
-    rows = device.processes
-    if rows:
-        sizes = [row.used_bytes for row in rows if config.is_llm_process(row.name)]
-        known = None not in (sizes or [row.used_bytes for row in rows])
-    else:
-        known = rows is not None and device.reserved_bytes < GIB
-    if known:
+    nobody_there = device.processes == () and device.reserved_bytes < GIB
+    if nobody_there or is_told(device.processes or (), config, Ledger()):
         return
     what = f"nobody tells what the LLM holds on {device.label}: it counts as somebody else's memory"
     remedy = (

@@ -119,16 +119,19 @@ class WindowsAccounts:
 
     def read(self, now: float) -> dict[Place, dict[int, int]]:
         """Bytes that are resident on each card, by process id; ``now`` in seconds of any clock."""
-        found: dict[Place, dict[int, int]] = {}
+        by_adapter: dict[tuple[int, int], dict[int, int]] = {}
         for name, value in self._counters(now):
             if (parts := parse_instance(name)) is None or value < 0:
                 continue
             pid, luid = parts
+            held = by_adapter.setdefault(luid, {})
+            held[pid] = held.get(pid, 0) + value  # linked cards: one instance each
+        found: dict[Place, dict[int, int]] = {}
+        for luid, held in by_adapter.items():
             place = self._places.get(luid) or self._place_of(luid)
             if place is not None:
                 self._places[luid] = place
-                held = found.setdefault(place, {})
-                held[pid] = held.get(pid, 0) + value  # linked cards: one instance each
+                found[place] = held
         return found
 
     def close(self) -> None:

@@ -51,12 +51,17 @@ def _bytes(size: float | None) -> int | None:
     return None if size is None else gib(size)
 
 
+def accounts_of(standin: StandinNvml) -> WindowsAccounts:
+    """Both libraries are the stand-in's one."""
+    library = ctypes.CDLL(str(standin.library))
+    return WindowsAccounts(library, library)
+
+
 def read(standin: StandinNvml, scenario: Scenario) -> MemorySnapshot:
     """One reading where Windows is asked what the driver does not say."""
     standin.write(scenario)
-    library = ctypes.CDLL(str(standin.library))
     with driver_here(standin):
-        probe = NvmlProbe(WindowsAccounts(library, library))
+        probe = NvmlProbe(accounts_of(standin))
         shot = probe.read(5.0, processes=True)
         probe.close()
         return shot
@@ -123,8 +128,7 @@ def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
     standin_nvml: StandinNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
     standin_nvml.write(windows().with_faults(Fault("PdhOpenQueryW", code=5)))
-    library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
     with driver_here(standin_nvml), caplog.at_level(logging.INFO, "danzar_gpu"):
         assert accounts.read(0.0) == {}
         assert accounts.read(0.0) == {}
@@ -139,8 +143,7 @@ def test_counters_that_are_switched_off_leave_sizes_unknown_and_are_told_once(
 def test_a_card_that_could_not_be_opened_for_once_is_tried_again(
     standin_nvml: StandinNvml,
 ) -> None:
-    library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
     with driver_here(standin_nvml):
         standin_nvml.write(windows().with_faults(Fault("D3DKMTOpenAdapterFromLuid", code=1)))
         assert accounts.read(0.0) == {}
@@ -151,7 +154,7 @@ def test_a_card_that_could_not_be_opened_for_once_is_tried_again(
 
 def test_one_query_serves_for_a_while_and_nothing_stays_open(standin_nvml: StandinNvml) -> None:
     library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
     standin_nvml.write(windows())
     with driver_here(standin_nvml):
         for now in (0.0, 1.0, QUERY_SECONDS + 2.0):
@@ -166,8 +169,7 @@ def test_one_query_serves_for_a_while_and_nothing_stays_open(standin_nvml: Stand
 def test_linked_cards_add_up_and_nonsense_is_left_out(
     standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
     rows = [
         ("pid_7_luid_0x0_0xD3C0_phys_0", gib(1)),
         ("pid_7_luid_0x0_0xD3C0_phys_1", gib(2)),
@@ -183,8 +185,7 @@ def test_linked_cards_add_up_and_nonsense_is_left_out(
 def test_a_fault_of_windows_libraries_costs_the_sizes_alone(
     standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
 
     def read(now: float) -> None:
         raise OSError("exception: access violation reading 0x0")
@@ -205,8 +206,7 @@ def test_windows_is_asked_once_for_all_cards_of_a_reading(
     standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    library = ctypes.CDLL(str(standin_nvml.library))
-    accounts = WindowsAccounts(library, library)
+    accounts = accounts_of(standin_nvml)
     read = accounts.read
     monkeypatch.setattr(accounts, "read", lambda now: (asked.append(now), read(now))[1])
     standin_nvml.write(windows())
@@ -269,9 +269,8 @@ def test_nobody_on_any_card_is_no_fault(
     standin_nvml: StandinNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
     standin_nvml.write(GUIDE)
-    library = ctypes.CDLL(str(standin_nvml.library))
     with driver_here(standin_nvml), caplog.at_level(logging.INFO, "danzar_gpu"):
-        assert WindowsAccounts(library, library).read(0.0) == {}
+        assert accounts_of(standin_nvml).read(0.0) == {}
     assert not caplog.records
 
 
