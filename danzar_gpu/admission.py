@@ -128,14 +128,19 @@ class Admission:
         figures = [(d.uuid, d.free_bytes, d.total_bytes, d.processes) for d in snapshot.devices]
         return ledger.version, self.reservation_bytes, (*ledger.kept_off,), snapshot.faults, figures
 
+    def _hopes(self, record: LeaseRecord) -> bool:
+        """Whether it is on the CPU, and some card could be its."""
+        kept_off = record.request.name in self.ledger.kept_off
+        if record.uuid is not None or kept_off or self.snapshot is None:
+            return False
+        barred = self.ledger.barred(record.request)
+        return any(device.uuid not in barred for device in self.snapshot.devices)
+
     def interval(self, now: float) -> float:
         """Seconds to the next reading: short while something is tight, pending or moving."""
         if self.is_tense(now):
             return self.config.pressure_check_interval
-        waiting = any(
-            r.uuid is None and r.request.name not in self.ledger.kept_off for r in self.ledger
-        )
-        if waiting and self.snapshot is not None and self.snapshot.devices:
+        if self.snapshot is not None and any(map(self._hopes, self.ledger)):
             eager = max(self.config.pressure_check_interval, CPU_CHECK_SECONDS)
             return min(self.config.memory_check_interval, eager)
         return self.config.memory_check_interval
@@ -430,6 +435,7 @@ class Admission:
         Returns where each lease of that name goes, or why it stays on the CPU.
         """
         self.ledger.kept_off.pop(name, None)
+        self.ledger.unbar(name)
         found: list[Placement] = []
         for record in self.ledger:
             if record.request.name == name and record.uuid is None and not record.moving:
@@ -493,10 +499,15 @@ class Admission:
         self.ledger.learn(record.request.name, uuid, more)
         return more
 
-    def move_failed(self, record: LeaseRecord, why: str, now: float) -> None:
+    def move_failed(
+        self, record: LeaseRecord, why: str, now: float, *, unusable: bool = False
+    ) -> None:
         """It could not get there and is unloaded: it falls to the CPU."""
         wanted = record.target_device or record.device
         reason = f"{wanted} failed: {why}"
+        card = record.target_uuid if record.moving else record.uuid
+        if unusable and card is not None:
+            self.ledger.bar(record.request, card, reason)
         self.ledger.begin_move(record, None, "cpu", reason, now=now, forced=True)
         self.ledger.land(record, now)
         facts = {"model": record.request.name, "from": wanted, "to": "cpu", "cause": "failed"}

@@ -15,7 +15,7 @@ class LeaseKeeper(Protocol):
 
     def landed(self, lease: Lease, held_bytes: int | None) -> None: ...
     def move_failed(
-        self, lease: Lease, why: str, *, for_good: bool, needed_bytes: int | None
+        self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None
     ) -> None: ...
     def fell(self, lease: Lease, why: str, needed_bytes: int | None) -> None: ...
     def measured(self, lease: Lease, footprint: Footprint) -> None: ...
@@ -94,14 +94,15 @@ class Lease:
         self._keeper.landed(self, held_bytes)
 
     def move_failed(
-        self, why: str, *, for_good: bool = False, needed_bytes: int | None = None
+        self, why: str, *, unusable: bool = False, needed_bytes: int | None = None
     ) -> None:
         """The holder could not get there and has unloaded: the lease falls to the CPU.
 
-        ``for_good``: no card will ever do (torch can't use them): don't try again.
+        ``unusable``: that card won't do at another time either (torch can't use it): it is not
+        tried again until somebody restores the model, or its process is gone.
         ``needed_bytes``: as for ``fell``, where memory ran out on the way.
         """
-        self._keeper.move_failed(self, why, for_good=for_good, needed_bytes=needed_bytes)
+        self._keeper.move_failed(self, why, unusable=unusable, needed_bytes=needed_bytes)
 
     def fell(self, why: str, needed_bytes: int | None = None) -> None:
         """The holder ran out of memory and is on the CPU now, or unloaded.

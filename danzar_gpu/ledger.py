@@ -151,6 +151,7 @@ class Ledger:
         """Another number after each change."""
         self.kept_off: dict[str, str] = {}
         """Names of models that stay on the CPU until somebody says otherwise, and why."""
+        self._barred: dict[tuple[str, str], dict[str, str]] = {}
 
     def __iter__(self) -> Iterator[LeaseRecord]:
         return iter(tuple(self._leases.values()))
@@ -173,6 +174,7 @@ class Ledger:
         twin._holders = dict(self._holders)
         twin._departures = list(self._departures)
         twin.kept_off = dict(self.kept_off)
+        twin._barred = {key: dict(cards) for key, cards in self._barred.items()}
         return twin
 
     def get(self, lease_id: int) -> LeaseRecord | None:
@@ -280,11 +282,29 @@ class Ledger:
         """How often a holder has told what it holds."""
         return self._heard.get(holder, 0)
 
+    def bar(self, request: Request, uuid: str, why: str) -> None:
+        """A model can't use a card in its holder's process, whatever room there is."""
+        self._barred.setdefault((request.holder, request.name), {})[uuid] = why
+        self.version += 1
+
+    def barred(self, request: Request) -> Mapping[str, str]:
+        """Cards (UUIDs) that a model can't use, and why."""
+        return self._barred.get((request.holder, request.name), {})
+
+    def unbar(self, name: str) -> None:
+        """A model may try all cards again."""
+        for key in [key for key in self._barred if key[1] == name]:
+            del self._barred[key]
+        self.version += 1
+
     def drop_holder(self, holder: str, now: float) -> list[LeaseRecord]:
-        """The process is gone: so are its leases and its context."""
+        """The process is gone: so are its leases and its context. Another one may be able to use
+        cards that it could not."""
         self._holders.pop(holder, None)
         for key in [key for key in self._residues if key[0] == holder]:
             del self._residues[key]
+        for key in [key for key in self._barred if key[0] == holder]:
+            del self._barred[key]
         gone = [r for r in self if r.holder == holder]
         for record in gone:
             self.release(record.lease_id, now)

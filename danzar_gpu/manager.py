@@ -647,15 +647,13 @@ class GPUMemoryManager:
             self._monitor.hurry()
 
     def move_failed(
-        self, lease: Lease, why: str, *, for_good: bool, needed_bytes: int | None
+        self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None
     ) -> None:
         """For leases: the holder could not get where it was told to."""
-        if for_good:
-            self._ledger.kept_off[lease.name] = why
         if (record := self._ledger.get(lease.lease_id)) is not None:
             wanted = record.target_device or record.device
             self._ran_out(lease, record, wanted, needed_bytes)
-            self._falls(lease, record, why)
+            self._falls(lease, record, why, unusable=unusable)
 
     def measured(self, lease: Lease, footprint: Footprint) -> None:
         """For leases: what the model really takes."""
@@ -685,11 +683,13 @@ class GPUMemoryManager:
         self._ran_out(lease, record, record.device, needed_bytes or 0)
         self._falls(lease, record, why)
 
-    def _falls(self, lease: Lease, record: LeaseRecord, why: str) -> None:
+    def _falls(
+        self, lease: Lease, record: LeaseRecord, why: str, *, unusable: bool = False
+    ) -> None:
         """To the CPU, whatever it was told before."""
         lease.revoked.clear()
         self._leaves(record)
-        self._admission.move_failed(record, why, self._clock())
+        self._admission.move_failed(record, why, self._clock(), unusable=unusable)
 
     def _ran_out(
         self, lease: Lease, record: LeaseRecord, where: str, needed_bytes: int | None

@@ -64,7 +64,8 @@ def choose(
     margin_bytes: int = 0,
 ) -> Placement:
     """``place`` for rooms that were computed already."""
-    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in exclude]
+    barred = ledger.barred(request)
+    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in (*exclude, *barred)]
     wanted = wants(request, open_rooms, ledger, config, margin_bytes)
     room = _first([room for room, want in wanted if fits(room, want)], config)
     if room is not None:
@@ -84,6 +85,7 @@ def choose(
                 )
     problems = {room.device.index: shortage(room, want) for room, want in wanted}
     why = [problem for d in ordered if (problem := problems[d.index]) is not None]
+    why += [barred[d.uuid] for r in all_rooms.values() if (d := r.device).uuid in barred]
     if not all_rooms:
         why.append("no NVIDIA GPU was found")
     return _no_card(why, config)
@@ -106,7 +108,8 @@ def first_fit(
     margin_bytes: int = 0,
 ) -> Room | None:
     """The first card in the guide's order that has room."""
-    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in exclude]
+    barred = ledger.barred(request)
+    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in (*exclude, *barred)]
     wanted = wants(request, open_rooms, ledger, config, margin_bytes)
     return _first([room for room, want in wanted if fits(room, want)], config)
 

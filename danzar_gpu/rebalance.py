@@ -238,7 +238,7 @@ class _Planner:
     def after_a_shift(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU once another model moved over to another card where it fits as well."""
         cold = cooling(record, self._config, self._now)
-        for room in self._rooms_but(cold):
+        for room in self._rooms_but(cold, record):
             want = want_on(record.request, room.device.uuid, self._ledger, self._config)
             for other in self._resident(room):
                 if not fits(room, want, other.request.need.model_bytes):
@@ -256,7 +256,7 @@ class _Planner:
         leaves room for two."""
         if not self._config.fallback_to_cpu:
             return None
-        for room in self._rooms_but(cooling(record, self._config, self._now)):
+        for room in self._rooms_but(cooling(record, self._config, self._now), record):
             resident = self._resident(room)
             victims = victims_for(record.request, room, self._ledger, self._config)
             if victims and all(victim in resident for victim in victims):
@@ -282,7 +282,7 @@ class _Planner:
         for other in ledger:
             if other is record or not self._waits(other):
                 continue
-            if uuid in cooling(other, config, self._now):
+            if uuid in cooling(other, config, self._now) or uuid in ledger.barred(other.request):
                 continue
             if fits(with_record, want_on(other.request, uuid, ledger, config), freed):
                 return other
@@ -308,12 +308,13 @@ class _Planner:
         kept_off = record.request.name in self._ledger.kept_off
         return record.uuid is None and not record.moving and not kept_off
 
-    def _rooms_but(self, cold: set[str]) -> list[Room]:
+    def _rooms_but(self, cold: set[str], record: LeaseRecord) -> list[Room]:
         """The cards that may be used, the preferred ones first."""
+        out = cold.union(self._ledger.barred(record.request))
         usable = {
             r.device.uuid: r
             for r in self.rooms.values()
-            if not r.doubtful and r.device.uuid not in cold
+            if not r.doubtful and r.device.uuid not in out
         }
         return [usable[d.uuid] for d in order((r.device for r in usable.values()), self._config)]
 
@@ -335,7 +336,7 @@ class _Planner:
         """Vision's own card, if it has room."""
         room = self.rooms[self._config.vision_index]
         uuid = room.device.uuid
-        if uuid in cold or uuid == record.uuid:
+        if uuid == record.uuid or uuid in cold or uuid in self._ledger.barred(record.request):
             return None
         want = want_on(record.request, uuid, self._ledger, self._config)
         return room if fits(room, want) else None

@@ -15,6 +15,7 @@ from bot.vision.asking import BACKGROUND, Scores, probability
 from bot.vision.clip import ClipService
 from bot.vision.packages import missing_packages, why_no_vision
 from bot.vision.reports import FrameReport, PipelineCounts
+from bot.vision.second_look import SecondLook
 from bot.vision.service import CONTEXT_BYTES, HOLDER, ModelService, ServiceStatus
 from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.trimming import Trimmer
@@ -51,7 +52,6 @@ from bot.vision.worker.protocol import (
 )
 from bot.vision.yolo import YoloService
 from danzar_gpu import GPUMemoryManager
-from danzar_gpu.choices import OFFLOAD
 from danzar_gpu.idle_context import ContextGuard
 
 log = logging.getLogger(__name__)
@@ -96,10 +96,11 @@ class VisionPipeline:
         self._factory = worker_factory or ProcessWorker.start
         self._every_frame = every_frame
         self._clock = clock
-        self._clip = ClipService(settings, manager)
+        self._second_look = SecondLook()
+        self._clip = ClipService(settings, manager, second_look=self._second_look)
         self._trimmer = Trimmer(manager)
         self._services: dict[str, ModelService] = {
-            "yolo": YoloService(settings, manager),
+            "yolo": YoloService(settings, manager, second_look=self._second_look),
             "clip": self._clip,
         }
         for service in self._services.values():
@@ -194,6 +195,7 @@ class VisionPipeline:
             elif self._supervisor is None or self._supervisor.done():
                 for setbacks in (self._failures, *(s.setbacks for s in self._services.values())):
                     setbacks.clear()
+                self._second_look.clear()
                 self._up.clear()
                 self._set("starting", "the vision worker starts")
                 self.ended = asyncio.get_running_loop().create_future()
@@ -497,6 +499,7 @@ class VisionPipeline:
             self._manager.holder_gone(HOLDER, why)
             self._latest = None
             self._source = self._source_trouble = ""
+            self._second_look.worker_gone()
             for service in self._services.values():
                 service.stopped()
 
@@ -509,6 +512,7 @@ class VisionPipeline:
             snapshot=lambda: self._manager.snapshot,
             heard=lambda pong: self._look_after(worker, pong),
             idle_context=self._idle_context,
+            second_look=self._due_for_another,
         )
         try:
             verdict = await watch_over(worker, watched)
@@ -528,18 +532,17 @@ class VisionPipeline:
         contexts = manager.idle_contexts(HOLDER)
         return self._context_guard.due(contexts, manager.rooms(), manager.config, self._clock())
 
+    def _due_for_another(self) -> str | None:
+        """Why another worker should try a card that this one can't use."""
+        return None if self._every_frame else self._second_look.due(self._clock())
+
     def _begin_anew(self, verdict: Verdict) -> None:
         if verdict.planned == "idle context":
             self._manager.context_given_up(f"{verdict.why}: the worker starts again without it")
             self._set("starting", "the vision worker starts again to give GPU memory back")
             return
-        # What torch could not use may be usable now; what people decided stays.
-        self._set("starting", "a card came: the vision worker is started again to use it")
+        self._set("starting", f"the vision worker is started again: {verdict.why}")
         log.info("%s", self._reason)
-        chosen = {choice.key for choice in self._manager.choices.made}
-        for name in self._services:
-            if f"{OFFLOAD}{name}" not in chosen:
-                self._manager.restore(name)
 
     async def _look_after(self, worker: WorkerHandle, pong: Pong) -> None:
         self._hold(worker, pong)

@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 from bot.settings import Settings
 from bot.vision.model_files import FileRefused
 from bot.vision.reports import FrameReport
+from bot.vision.second_look import SecondLook
 from bot.vision.setbacks import TOO_MANY, Setbacks
 from bot.vision.worker.handle import Answer, WorkerGone, WorkerHandle, WorkerRefused
 from bot.vision.worker.protocol import (
@@ -131,9 +132,12 @@ class ModelService(ABC):
         settings: Settings,
         manager: GPUMemoryManager,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        second_look: SecondLook | None = None,
     ) -> None:
         self.settings = settings
         self._manager = manager
+        self._second_look = second_look or SecondLook()
         self._clock = clock
         self._state: ServiceState = "off"
         self._model = ""
@@ -447,15 +451,17 @@ class ModelService(ABC):
             if error.refusal.about == "called_off":
                 self._in_worker = True  # in host memory; its lease says where to
                 return
-            elsewhere = error.refusal.about in ("place", "memory") and lease.device != "cpu"
+            about = error.refusal.about
+            elsewhere = about in ("place", "process", "memory") and lease.device != "cpu"
             if not (elsewhere and self._manager.config.fallback_to_cpu):
                 raise
+            unusable = self._unusable(error, lease.device)
+            if lease.target is not None and lease.target.device is not None:
+                log.info("%s goes on: %s", self.title, error)
+                return  # it was told to leave that card meanwhile
             log.warning("%s goes to the CPU: %s", self.title, error)
-            lease.move_failed(
-                str(error),
-                for_good=error.refusal.about == "place",
-                needed_bytes=error.refusal.needed_bytes,
-            )
+            needed = error.refusal.needed_bytes
+            lease.move_failed(str(error), unusable=unusable, needed_bytes=needed)
             placed = await self._put(worker, plan, "cpu")
         self._landed(placed, plan, lease)
         self._record(kind, "", lease.device, placed.seconds, lease.reason, _size(placed))
@@ -560,10 +566,11 @@ class ModelService(ABC):
     ) -> bool:
         """The way to the new device is barred: to the CPU, or out."""
         why, needed = str(barred), barred.refusal.needed_bytes
+        unusable = self._unusable(barred, lease.target.device if lease.target else None)
         if not self._manager.config.fallback_to_cpu:
             if self._in_worker:
                 await self._give_up_place(worker, lease.device, why)
-            lease.move_failed(why, needed_bytes=needed)
+            lease.move_failed(why, unusable=unusable, needed_bytes=needed)
             self._set("waiting", why)
             return False
         origin = lease.device
@@ -572,10 +579,18 @@ class ModelService(ABC):
         except WorkerRefused as error:
             self._set("waiting", f"{why}; {error}")
             return False
-        lease.move_failed(why, needed_bytes=needed)
+        lease.move_failed(why, unusable=unusable, needed_bytes=needed)
         self._landed(placed, plan, lease)
         self._record(_kind(origin, "cpu"), origin, "cpu", placed.seconds, why, _size(placed))
         return True
+
+    def _unusable(self, barred: WorkerRefused, device: str | None) -> bool:
+        """Whether it is the card that won't do, whatever room it has."""
+        if barred.refusal.about == "process" and device:
+            uuid = self._destination(device).uuid
+            if uuid is not None:
+                self._second_look.refused(uuid, str(barred), self._clock())
+        return barred.refusal.about in ("place", "process")
 
     def _landed(self, placed: Placed, plan: Plan, lease: Lease) -> None:
         self._landed_at = self._clock()
@@ -587,6 +602,8 @@ class ModelService(ABC):
         card = self._card_name(lease.device)
         self._device_name = card if placed.on_card or card.endswith(SIMULATED) else CPU
         if placed.on_card:
+            if (uuid := self._destination(lease.device).uuid) is not None:
+                self._second_look.landed(uuid)
             peak = placed.activations_bytes
             self._learned = Footprint(
                 weights_bytes=placed.weights_bytes,

@@ -27,6 +27,8 @@ class Watched:
     heard: Callable[[Pong], Awaitable[None]]
     idle_context: Callable[[], str | None]
     """Why it should end for the sake of a CUDA context that it no longer needs."""
+    second_look: Callable[[], str | None]
+    """Why it should end for the sake of a card that it can't use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Verdict:
     """The worker has to be replaced."""
 
     why: str
-    planned: Literal["", "new card", "idle context"] = ""
+    planned: Literal["", "new card", "second look", "idle context"] = ""
     """It is well, but: CUDA shows a process only the cards of its start, and gives the memory of a
     context back only at the process's end."""
 
@@ -58,8 +60,11 @@ async def watch_over(worker: WorkerHandle, watched: Watched) -> Verdict | None:
         if known is not None and present is not None and present - known:
             return Verdict("a card came that it can't see", planned="new card")
         known = present if known is None else known
-        if not watched.loading() and (why := watched.idle_context()):
-            return Verdict(why, planned="idle context")
+        if not watched.loading():
+            if why := watched.second_look():
+                return Verdict(f"another one may have more luck: {why}", planned="second look")
+            if why := watched.idle_context():
+                return Verdict(why, planned="idle context")
         await watched.heard(pong)
         await asyncio.sleep(min(PING_SECONDS, limit / 2))
 

@@ -437,10 +437,24 @@ async def test_an_offloaded_model_leaves_its_card_and_stays_away() -> None:
         assert lease.device == "cuda:1"
 
 
-async def test_a_card_that_torch_cannot_use_is_not_tried_again_and_again() -> None:
+async def test_a_card_that_torch_cannot_use_is_not_tried_again_but_another_one_is() -> None:
     async with Rig() as rig:
-        lease = await rig.manager.acquire("clip", Footprint.of_gb(0.5))
-        lease.move_failed("torch has no CUDA", for_good=True)
+        rig.cards[0].programs = {}
+        lease = await rig.manager.acquire("clip", Footprint.of_gb(0.5), holder="worker")
+        assert lease.device == "cuda:1"
+        lease.move_failed("torch has no kernels for it", unusable=True)
+        await rig.step(times=300)
+        assert lease.target is not None
+        assert lease.target.device == "cuda:0"
+        lease.move_failed("it is busy", unusable=True)
         await rig.step(times=300)
         assert lease.device == "cpu"
         assert not lease.revoked.is_set()
+        again = await rig.manager.acquire("clip", Footprint.of_gb(0.5), holder="worker")
+        assert again.device == "cpu"
+        assert "cuda:1 failed: torch has no kernels for it" in again.reason
+        assert "cuda:0 failed: it is busy" in again.reason
+        # Another process may have more luck.
+        rig.manager.holder_gone("worker", "it was restarted")
+        anew = await rig.manager.acquire("clip", Footprint.of_gb(0.5), holder="worker")
+        assert anew.device == "cuda:1"

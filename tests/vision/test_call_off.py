@@ -130,6 +130,42 @@ async def test_a_card_that_is_needed_while_a_model_loads_calls_the_load_off(tmp_
         assert lease.device == "cpu"
 
 
+class FilledWorker(Worker):
+    """One card has no room any more when the model comes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading, self._told = asyncio.Event(), asyncio.Event()
+        self.tried: list[str] = []
+
+    async def ask(self, request: Any, answer: type[Any], *, timeout: float) -> tuple[Any, bytes]:
+        if isinstance(request, CallOff):
+            self._told.set()
+        if isinstance(request, LoadModel):
+            self.tried.append(request.destination.device)
+            self.loading.set()
+            if request.destination.device == "cuda:1":
+                await self._told.wait()
+                raise WorkerRefused(Refused(what="cuda:1 has no room", about="memory"))
+        return await super().ask(request, answer, timeout=timeout)
+
+
+async def test_a_card_that_filled_up_on_the_way_is_no_reason_not_to_go_to_the_other(
+    tmp_path: Path,
+) -> None:
+    life = Life(tmp_path, idle=0.0, main_llm_memory_reservation_gb=0.0)
+    worker = life.worker = FilledWorker()
+    async with life:
+        await settle(worker.loading.is_set)
+        life.rig.cards[0].programs.clear()
+        life.rig.cards[1].programs["game"] = 11.9
+        await life.manager.refresh(max_age=0)
+        status = await life.comes_to("running")
+        assert status.device == "cuda:0"
+        assert worker.tried == ["cuda:1", "cuda:0"]
+        assert [e.text for e in life.manager.events if e.kind == "move-failed"] == []
+
+
 async def test_a_model_that_was_called_off_for_a_moment_s_pressure_is_at_work_all_the_same(
     tmp_path: Path,
 ) -> None:

@@ -159,6 +159,8 @@ class FakeCuda:
         return len(self.uuids)
 
     def get_device_properties(self, index: int) -> SimpleNamespace:
+        if index >= len(self.uuids):
+            raise AssertionError("Invalid device id")
         name = ("NVIDIA GeForce RTX 4070 SUPER", "NVIDIA GeForce RTX 4070")[index]
         return SimpleNamespace(uuid=self.uuids[index], name=name, total_memory=12 << 30)
 
@@ -229,7 +231,7 @@ def test_a_card_that_is_not_there_is_an_error_that_names_those_that_are(cuda: Fa
     ("words", "about"),
     [
         ("CUDA error: out of memory", "memory"),
-        ("CUDA-capable device(s) is/are busy or unavailable", "place"),
+        ("CUDA-capable device(s) is/are busy or unavailable", "process"),
     ],
 )
 def test_a_card_that_takes_no_context_is_refused_with_its_reason(
@@ -248,6 +250,27 @@ def test_a_card_that_torch_does_not_see_is_an_error(cuda: FakeCuda) -> None:
     cuda.uuids = ()
     with pytest.raises(PlaceError, match="can't use it"):
         resolve(Destination(device="cuda:0", card="RTX 4090"))
+
+
+def test_a_card_that_nvml_counts_and_cuda_lost_is_out_of_reach_of_this_process(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda.uuids = ("aaaa-1",)
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    with pytest.raises(PlaceError, match="it was away when the worker started") as caught:
+        resolve(Destination(device="cuda:1", uuid="GPU-bbbb-2", card="RTX 4070"))
+    assert caught.value.about == "process"
+    assert resolve(Destination(device="cuda:0", uuid="GPU-aaaa-1")).device == "cuda:0"
+
+
+def test_a_broken_context_is_no_refusal_of_the_card(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(Destination(device="cuda:0", uuid="GPU-aaaa-1"))
+    cuda.fault = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        resolve(Destination(device="cuda:1", uuid="GPU-bbbb-2"))
+    assert not isinstance(caught.value, PlaceError)
 
 
 def test_cards_that_torch_can_not_use_are_rehearsed_on_the_cpu_in_words(cuda: FakeCuda) -> None:

@@ -27,6 +27,10 @@ OUT_OF_MEMORY_SIGNS = (
     "nvml_success == r internal assert failed",
 )
 INACTIVE_SPLIT = "inactive_split_bytes.all.current"
+SEE_THE_SAME = (
+    "it was away when the worker started, or CUDA_VISIBLE_DEVICES is not the same for the bot and "
+    "its worker"
+)
 TRIED = re.compile(r"Tried to allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -34,7 +38,13 @@ UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 class PlaceError(Refusal):
     """The model can't live there."""
 
-    about: Literal["place", "memory"] = "place"
+    about: Literal["place", "process", "memory"] = "place"
+
+
+class OutOfReach(PlaceError):
+    """This process can't use the card; another one may."""
+
+    about = "process"
 
 
 class PlaceFull(PlaceError):
@@ -69,6 +79,7 @@ def resolve(destination: Destination) -> Place:
 
     Raises:
         PlaceError: torch does not have the card, or ``cuda:N`` is another card here.
+        RuntimeError: a context of this process is broken.
     """
     if destination.device == "cpu":
         return CPU
@@ -102,35 +113,49 @@ def resolve(destination: Destination) -> Place:
             share = min(1.0, destination.limit_bytes / total)
             torch.cuda.set_per_process_memory_fraction(share, ordinal)
     except RuntimeError as error:
+        if contexts.made() and is_poisoned(error):
+            raise  # it will fail at every card until this process ends
         what = f"{destination.device} ({destination.card}) can't be used: {first_line(error)}"
         if is_out_of_memory(error):
             raise PlaceFull(what, "close what fills it") from None
-        raise PlaceError(what, "`danzar doctor` tells more") from None
+        raise OutOfReach(what, "`danzar doctor` tells more") from None
     return Place(f"cuda:{ordinal}", destination.device)
 
 
 def _ordinal(torch: Any, destination: Destination, index: int) -> int:
     """torch's number for a card. The bot's may be another: it stays when a card before it is lost,
     while CUDA counts anew at the start of each process."""
-    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    cards = _cards_of(torch)
     uuids = [bare_uuid(str(getattr(card, "uuid", ""))) for card in cards]
     if destination.uuid and all(uuids):
         wanted = bare_uuid(destination.uuid)
         if wanted in uuids:
             return uuids.index(wanted)
         seen = ", ".join(f"{c.name} (GPU-{u})" for c, u in zip(cards, uuids, strict=True))
-        raise PlaceError(
+        raise OutOfReach(
             f"{destination.device} is {destination.card} ({destination.uuid}) for the driver, but "
-            f"torch sees only {seen}",
-            "look at CUDA_VISIBLE_DEVICES: the bot and its worker must see the same",
+            f"torch sees only {seen or 'no card'}",
+            SEE_THE_SAME,
         )
     if index >= len(cards):
-        raise PlaceError(
+        raise OutOfReach(
             f"{destination.device} ({destination.card}) is unknown to torch, which sees "
             f"{len(cards)} cards",
-            "look at CUDA_VISIBLE_DEVICES: the bot and its worker must see the same",
+            SEE_THE_SAME,
         )
     return index
+
+
+def _cards_of(torch: Any) -> list[Any]:
+    """The properties of all cards that CUDA shows this process: torch may count more, since it asks
+    NVML, which goes on naming a card that CUDA can't use."""
+    found: list[Any] = []
+    for ordinal in range(torch.cuda.device_count()):
+        try:
+            found.append(torch.cuda.get_device_properties(ordinal))
+        except (AssertionError, RuntimeError):
+            break
+    return found
 
 
 def bare_uuid(uuid: str) -> str:

@@ -239,7 +239,7 @@ class Refused(Message):
     kind: Literal["refused"] = "refused"
     what: str
     remedy: str = ""
-    about: Literal["model", "place", "memory", "called_off", "other"] = "other"
+    about: Literal["model", "place", "process", "memory", "called_off", "other"] = "other"
     """``place`` and ``memory``: another device may do."""
     needed_bytes: int | None = None
     """For ``memory``: what the model would have taken at its peak, as far as it is known."""
