@@ -43,7 +43,8 @@ there and what was predicted, and when the driver shows memory that was given up
 NOTHING = """\
 
 **No card has been measured yet**: where Danzar was built there is none. What can be shown without
-one (every decision, on scripted rigs and on a stand-in for the driver) is in the other tests.
+one is in the other tests: every decision on scripted rigs, and these very tests with torch's CUDA
+build on a stand-in for NVIDIA's runtime, which computes on the CPU. Its figures say nothing.
 """
 
 

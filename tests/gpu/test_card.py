@@ -61,6 +61,12 @@ def settings_on(card: DeviceMemory, **sections: dict[str, object]) -> Settings:
     )
 
 
+@pytest.fixture(autouse=True)
+def alone(card: DeviceMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vision has no other card to go to; the CPU is where it must be able to."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card.uuid)
+
+
 async def test_vision_makes_room_for_the_program_and_returns(
     card: DeviceMemory, program: Program, measured: Measurements, film: Path
 ) -> None:

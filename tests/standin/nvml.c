@@ -13,6 +13,7 @@
 
 #ifdef _WIN32 /* what its C library lacks; a scenario's lines are short */
 #include <windows.h>
+enum { MAX_DEVICES = 16 };
 static char *variable(const char *name) { /* as it is now: each C library has a copy of its own */
     static char value[32768];
     return GetEnvironmentVariableA(name, value, sizeof value) ? value : NULL;
@@ -30,6 +31,7 @@ static ssize_t getline(char **line, size_t *room, FILE *file) {
     return *line && fgets(*line, (int)*room, file) ? (ssize_t)strlen(*line) : -1;
 }
 #else
+#include "cuda/accounts.h"
 #define variable getenv
 #endif
 
@@ -37,7 +39,7 @@ enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6,
     INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15
 };
-enum { MAX_DEVICES = 16, MAX_PROCESSES = 256, MAX_FAULTS = 64, MAX_HANDLES = 64, TEXT = 512 };
+enum { MAX_PROCESSES = 256, MAX_FAULTS = 64, MAX_HANDLES = 64, TEXT = 512 };
 
 typedef unsigned long long u64;
 
@@ -102,6 +104,29 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
 static Scenario *kept;
 static int still = -1;
 
+/* What processes hold on the stand-in for CUDA comes on top of what the scenario says. */
+static void add_accounts(Scenario *s) {
+#ifndef _WIN32
+    int file;
+    Holder *rows = accounts(0, &file);
+    if (!rows) return;
+    for (int row = 0; row < MOST_HOLDERS; row++) {
+        if (!rows[row].pid || accounts_lock(file, row, F_WRLCK, F_OFD_GETLK) == F_UNLCK) continue;
+        for (int i = 0; i < s->devices; i++) {
+            u64 bytes = rows[row].bytes[i];
+            if (!bytes || s->processes == MAX_PROCESSES) continue;
+            s->device[i].free -= bytes < s->device[i].free ? bytes : s->device[i].free;
+            s->process[s->processes++] = (Process){
+                .device = i, .pid = (unsigned)rows[row].pid, .has_used = 1, .used = bytes};
+        }
+    }
+    munmap(rows, sizeof *rows * MOST_HOLDERS);
+    close(file);
+#else
+    (void)s;
+#endif
+}
+
 /* NULL when there is no scenario: to the caller, no driver. */
 static Scenario *read_scenario(void) {
     if (still < 0) still = variable("DANZAR_STANDIN_STILL") != NULL;
@@ -134,6 +159,7 @@ static Scenario *read_scenario(void) {
     }
     free(line);
     fclose(file);
+    if (s) add_accounts(s);
     if (still) kept = s;
     return s;
 }
@@ -406,6 +432,37 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Proce
 }
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *to) {
     DEVICE_CALL(code = processes(s, index, 1, count, to););
+}
+/* torch names who holds a full card, with the first version of this call. */
+typedef struct { unsigned pid; u64 used; } ProcessInfoV1;
+int nvmlDeviceGetComputeRunningProcesses(void *handle, unsigned *count, ProcessInfoV1 *to) {
+    ProcessInfo found[MAX_PROCESSES];
+    DEVICE_CALL(
+        unsigned room = *count < MAX_PROCESSES ? *count : MAX_PROCESSES;
+        *count = room;
+        code = processes(s, index, 0, count, found);
+        for (unsigned i = 0; to && i < room && i < *count; i++) {
+            to[i].pid = found[i].pid;
+            to[i].used = found[i].used;
+        }
+    );
+}
+/* It looks for these two at the same time; our cards have no such links. */
+int nvmlDeviceGetNvLinkRemoteDeviceType(void *handle, unsigned link, int *to) {
+    (void)link; (void)to;
+    DEVICE_CALL(code = NOT_SUPPORTED;);
+}
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *handle, unsigned link, Pci *to) {
+    (void)link; (void)to;
+    DEVICE_CALL(code = NOT_SUPPORTED;);
+}
+
+/* For the stand-in for CUDA: the scenario's fault of "cuda" or "cuda context", if any. */
+int standin_fault(const char *call, int device) {
+    Scenario *s = read_scenario();
+    int code = faults(call, device, s);
+    done(s);
+    return code == DRIVER_NOT_LOADED ? SUCCESS : code;
 }
 
 /* What Windows answers about the memory of processes: pdh.dll and gdi32.dll, as far as

@@ -217,6 +217,14 @@ GUIDE = Scenario(
 """The guide's example. 0: 6.2 / 7.1 / 4.9 / 12.0 GB, 59.2 %; 1: 1.8 / 2.1 / 9.9 / 12.0, 17.5 %."""
 
 
+def compiler() -> str:
+    """Raises ``FileNotFoundError``: there is none."""
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        raise FileNotFoundError("a stand-in needs a C compiler (cc)")
+    return found
+
+
 def build(folder: Path) -> Path:
     """Compile the library into ``folder`` and return its path.
 
@@ -224,14 +232,11 @@ def build(folder: Path) -> Path:
         subprocess.CalledProcessError: the compiler's words are in ``stderr``.
         FileNotFoundError: there is no C compiler.
     """
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise FileNotFoundError("the stand-in NVML needs a C compiler (cc)")
     library = folder / LIBRARY
     library.parent.mkdir(exist_ok=True)
     warnings = ["-Wall", "-Wextra", "-Werror"]
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", *warnings, "-o", library, SOURCE],
+        [compiler(), "-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", *warnings, "-o", library, SOURCE],
         check=True,
         capture_output=True,
         text=True,
