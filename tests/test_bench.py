@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,8 @@ from bot.vision.worker.handle import WorkerGone, WorkerHandle
 from bot.vision.worker.protocol import Reported
 from danzar_gpu import open_probe
 from tests.bot.doubles import frame_report
-from tests.gpu_memory.rig import Card, ScriptedProbe
+from tests.standin import GUIDE, StandinNvml
+from tests.standin.here import driver_here
 from tests.vision.conftest import make_clip, make_yolo
 from tests.vision.running import settings_for
 
@@ -160,7 +162,7 @@ async def test_a_real_run_with_small_models(tmp_path: Path) -> None:
 
 
 async def test_a_missing_model_is_named_and_cards_are_still_polled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin_nvml: StandinNvml
 ) -> None:
     async def no_film(_: Path) -> None:
         pass  # no model is there to look at it
@@ -173,10 +175,11 @@ async def test_a_missing_model_is_named_and_cards_are_still_polled(
         capture={"source": "video", "path": str(tmp_path / "absent.mp4")},
         data={"folder": str(tmp_path)},
     )
-    probe = ScriptedProbe(Card("RTX 4070"))
-    found = await bench.measure(config, probe, capture_seconds=0.1)
+    standin_nvml.write(GUIDE)
+    with driver_here(standin_nvml):
+        found = await bench.measure(config, open_probe("auto"), capture_seconds=0.1)
     assert found.models == []
-    assert found.cards == 1 and found.poll_microseconds is not None
+    assert re.search(r"A reading of 2 cards takes \d+ µs \(nvml\)", printed(found, config))
     missing, off, capture = found.problems
     assert "absent.pt is missing" in missing and "change yolo.model_path" in missing
     assert "CLIP is off in the configuration" in off

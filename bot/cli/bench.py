@@ -126,6 +126,7 @@ def _poll(probe: MemoryProbe, findings: Findings) -> None:
     """What one reading of the cards costs. In a thread: a driver may be slow."""
     try:
         findings.cards = len(probe.read(time.monotonic(), processes=True).devices)
+        findings.poll_source = probe.source  # known by now, and not before
         times: list[int] = []
         for _ in range(POLLS if findings.cards else 0):
             began = time.perf_counter_ns()
