@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,14 +23,13 @@ def standin(tmp_path: Path) -> cuda.StandinCuda:
     return cuda.build(tmp_path)
 
 
-def test_every_test_that_wants_a_card_passes_on_two_of_the_stand_in(
-    standin: cuda.StandinCuda, tmp_path: Path
-) -> None:
-    figures = tmp_path / "figures.json"
+def passed(standin: cuda.StandinCuda, *options: str, **environment: str) -> None:
+    """The tests that want a card, in a process that has the stand-in's."""
+    alone = ["-q", "-m", "gpu", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"],
+        [sys.executable, "-m", "pytest", *alone, *options, "tests/gpu"],
         cwd=ROOT,
-        env=standin.environment(**{VARIABLE: str(figures)}),
+        env=standin.environment(**environment),
         capture_output=True,
         text=True,
         check=False,
@@ -38,8 +39,23 @@ def test_every_test_that_wants_a_card_passes_on_two_of_the_stand_in(
     summary = done.stdout.splitlines()[-1]
     assert "passed" in summary
     assert "skipped" not in summary
+
+
+def test_every_test_that_wants_a_card_passes_on_two_of_the_stand_in(
+    standin: cuda.StandinCuda, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    passed(standin, **{VARIABLE: str(figures)})
     [entry] = json.loads(figures.read_text("utf-8"))
     assert "stand-in" in entry["card"], "nobody takes its figures for real"
+
+
+@pytest.mark.parametrize("accounts", ["other pids", "no sizes"])
+def test_vision_makes_room_where_the_driver_tells_little_of_processes(
+    standin: cuda.StandinCuda, accounts: Any
+) -> None:
+    standin.write(replace(cuda.TWO_CARDS, accounts=accounts))
+    passed(standin, "-k", "makes_room_for_the_program")
 
 
 def test_a_kernel_that_nobody_computes_is_an_error_that_names_it(

@@ -58,6 +58,7 @@ typedef struct {
 typedef struct { char call[TEXT]; int device, code; double seconds; } Fault;
 typedef struct {
     char driver[TEXT];
+    unsigned pids, sizeless;
     int devices, processes, faults;
     Device device[MAX_DEVICES];
     Process process[MAX_PROCESSES];
@@ -78,6 +79,7 @@ static void take(Scenario *s, const char *kind, const char *key, const char *val
 #define NUMBER_KEY(record, field) if (!strcmp(key, #field)) (record)->field = number
     if (!strcmp(kind, "library")) {
         TEXT_KEY(s, driver);
+        NUMBER_KEY(s, pids); NUMBER_KEY(s, sizeless);
     } else if (!strcmp(kind, "device")) {
         Device *d = &s->device[s->devices - 1];
         TEXT_KEY(d, name); TEXT_KEY(d, uuid); TEXT_KEY(d, bus);
@@ -117,7 +119,8 @@ static void add_accounts(Scenario *s) {
             if (!bytes || s->processes == MAX_PROCESSES) continue;
             s->device[i].free -= bytes < s->device[i].free ? bytes : s->device[i].free;
             s->process[s->processes++] = (Process){
-                .device = i, .pid = (unsigned)rows[row].pid, .has_used = 1, .used = bytes};
+                .device = i, .pid = (unsigned)rows[row].pid + s->pids,
+                .has_used = !s->sizeless, .used = bytes};
         }
     }
     munmap(rows, sizeof *rows * MOST_HOLDERS);

@@ -137,6 +137,9 @@ class Scenario:
     cards: tuple[Card, ...]
     faults: tuple[Fault, ...] = ()
     driver_version: str = "580.95.05"
+    accounts: Literal["known", "other pids", "no sizes"] = "known"
+    """How processes on the stand-in for CUDA are listed: in a container the driver numbers them
+    otherwise, under WDDM and WSL it has no sizes of them."""
 
     def with_faults(self, *faults: Fault) -> Scenario:
         return replace(self, faults=faults)
@@ -148,7 +151,12 @@ class Scenario:
 
     def as_text(self) -> bytes:
         """The file's content."""
-        library = _line("library", driver=self.driver_version)
+        library = _line(
+            "library",
+            driver=self.driver_version,
+            pids=5_000_000 if self.accounts == "other pids" else None,
+            sizeless=1 if self.accounts == "no sizes" else None,
+        )
         devices = [card.as_line() for card in self.cards]
         parts = [(n, part) for n, card in enumerate(self.cards) for part in card.parts]
         devices += [part.as_line(parent) for parent, part in parts]

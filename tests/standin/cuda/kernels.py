@@ -17,6 +17,8 @@ import torch
 from torch.utils._pytree import tree_map
 
 DEVICE_ASSERT = 710
+KERNEL_BYTES = 2 << 20
+"""What a kernel takes of its card, beside torch's allocator, for as long as the process lives."""
 OWN = {
     # They make, view or name memory, or copy one value of it.
     "aten::empty.memory_format",
@@ -56,6 +58,7 @@ _libraries: dict[str, torch.library.Library] = {}
 """What is overridden stays so as long as these do."""
 _noted: dict[int, Callable[[], None]] = {}
 _numbers = itertools.count()
+_loaded: set[tuple[str, int]] = set()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int)
@@ -106,6 +109,8 @@ def _kernel(name: str) -> Callable[..., Any]:
             return value
 
         given, named = tree_map(on_host, (args, kwargs))
+        if card:
+            _load(name, card[0])
 
         def computed() -> Any:
             if not single:
@@ -177,6 +182,15 @@ ATTENTION = {
     "_scaled_dot_product_efficient_attention": _efficient,
 }
 """A card's own algorithms; nothing here asks for more than their first result."""
+
+
+def _load(name: str, card: torch.device) -> None:
+    here = name, card.index or 0
+    if here not in _loaded:
+        with torch.cuda.device(card):
+            if _runtime.standin_load(ctypes.c_uint64(KERNEL_BYTES)):
+                raise torch.AcceleratorError("CUDA error: out of memory")
+        _loaded.add(here)
 
 
 def _mirror(tensor: torch.Tensor) -> torch.Tensor:

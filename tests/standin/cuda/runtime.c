@@ -18,7 +18,7 @@
 #include "accounts.h"
 
 enum { MOST_BLOCKS = 1 << 16 };
-#define CONTEXT_BYTES (200ULL << 20) /* a context without kernels; real ones take 100 to 500 MiB */
+#define CONTEXT_BYTES (200ULL << 20) /* without kernels; real ones take 100 to 500 MiB with them */
 
 typedef struct { char name[256], uuid[96], bus[64]; u64 total; int major, minor; void *handle; } Card;
 
@@ -249,6 +249,10 @@ static cudaError_t copied(Node node, cudaStream_t stream) {
 /* What kernels.py calls */
 int standin_broken(void) { enter(); return broken; }
 void standin_on_compute(void (*with)(int, int)) { compute = with; }
+int standin_load(u64 bytes) { /* kernels come to a card with their first use */
+    cudaError_t error = enter();
+    return error ? (int)error : take(current, bytes) ? 0 : (int)cudaErrorMemoryAllocation;
+}
 int standin_capturing(void) { return capturing() != NULL; }
 void standin_computes(int number) { add(capturing()->captured, (Node){NULL, NULL, 0, 0, number}); }
 void standin_break(int error) { broken = error; }
