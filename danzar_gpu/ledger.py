@@ -406,16 +406,20 @@ class Ledger:
         memory = self._holders.get(holder)
         if memory is None:
             return 0
-        for process in device.processes or ():
-            if process.pid == memory.pid and process.used_bytes is not None:
-                return process.used_bytes
+        told = _told_bytes(device, memory)
+        if told is not None:
+            return told
         reserved, _ = memory.by_index.get(device.index, (0, 0))
         if not reserved:
             return self.residue(holder, device.uuid)
         return reserved + self._known_context(device.uuid, holder)
 
     def held_context_bytes(self, device: DeviceMemory, holder: str) -> int:
-        """How much of that is its CUDA context."""
+        """How much of that is its CUDA context: what the driver knows and its allocator doesn't."""
+        memory, reserved = self._holders.get(holder), self.allocator_bytes(device.index, holder)
+        told = _told_bytes(device, memory) if memory is not None else None
+        if told is not None and reserved:
+            return max(0, told - reserved)
         return min(self._known_context(device.uuid, holder), self.held_bytes(device, holder))
 
     def _known_context(self, uuid: str, holder: str) -> int:
@@ -467,6 +471,12 @@ class Ledger:
         self._departures.append(
             Departure(uuid, record.holder, record.request.need.model_bytes, now)
         )
+
+
+def _told_bytes(device: DeviceMemory, memory: HolderMemory) -> int | None:
+    """What the driver says that a process holds on a card; ``None`` if it does not."""
+    sizes = (p.used_bytes for p in device.processes or () if p.pid == memory.pid)
+    return next((size for size in sizes if size is not None), None)
 
 
 def _add(sums: dict[str, tuple[int, int]], key: str, models: int, context: int) -> None:
