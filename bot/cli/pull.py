@@ -63,11 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull.add_argument(
         "name",
         metavar="NAME",
+        type=lambda text: _argument(repository_of, text),
         help=f"open_clip's name ({', '.join(KNOWN)}) or a repository such as "
         "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
     )
     pull.add_argument(
-        "--sha256", metavar="HASH", help="refuse the weights if they hash to something else"
+        "--sha256",
+        metavar="HASH",
+        type=lambda text: _argument(digest_of, text),
+        help="refuse the weights if they hash to something else",
     )
     for action, words in (
         ("list", "which models are there"),
@@ -75,6 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         command = actions.add_parser(action, help=words)
         command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _argument(check: Callable[[str], str], text: str) -> str:
+    """The text as it was typed, or an error of the command line."""
+    try:
+        check(text)
+    except PullError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -113,8 +126,7 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
         FileRefused: the name is none.
         OSError: it can't be written.
     """
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise PullError("--sha256 takes 64 hexadecimal digits")
+    wanted = digest_of(sha256) if sha256 is not None else None
     repository = repository_of(name)
     target = locate(PULLED) / folder_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,10 +139,8 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
         _check_config(config, name)
         weights = get(repository, CLIP_WEIGHTS, folder)
         found = sha256_of(weights)
-        if sha256 is not None and found != sha256.lower():
-            raise PullError(
-                f"the weights hash to {found}, not to {sha256.lower()}; nothing was kept"
-            )
+        if wanted is not None and found != wanted:
+            raise PullError(f"the weights hash to {found}, not to {wanted}; nothing was kept")
         complete = folder / "complete"
         complete.mkdir()
         shutil.move(config, complete / CLIP_CONFIG)
@@ -141,6 +151,13 @@ def pull(name: str, sha256: str | None = None, *, fetch: Fetch | None = None) ->
         complete.rename(target)
     _record(target, found, repository)
     return target
+
+
+def digest_of(text: str) -> str:
+    """A SHA-256 as hexadecimal digits. Raises ``PullError``."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise PullError("a SHA-256 has 64 hexadecimal digits")
+    return text.lower()
 
 
 def repository_of(name: str) -> str:

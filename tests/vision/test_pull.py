@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.__main__ import main
 from bot.cli import hub, pull
 from bot.cli.exits import Exit
 from bot.cli.pull import PullError
@@ -115,6 +116,19 @@ def test_names_that_are_none_are_refused(name: str) -> None:
 def test_a_hash_that_is_none_is_refused() -> None:
     with pytest.raises(PullError, match="64 hexadecimal"):
         pull.pull("ViT-B/32", "abc", fetch=Hub())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(["nope"], "nope is not known"), (["ViT-B-32", "--sha256", "12"], "64 hexadecimal digits")],
+)
+def test_what_nobody_can_pull_is_an_error_of_the_command_line(
+    given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "pull", *given])
+    assert ended.value.code == Exit.CONFIGURATION
+    assert words in capsys.readouterr().err
 
 
 def test_check_finds_a_changed_and_a_missing_file(
