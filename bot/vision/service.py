@@ -329,8 +329,11 @@ class ModelService(ABC):
         lease = await self._acquire(plan)
         try:
             self._set("loading", lease.reason, lease.device)
-            await self._load(worker, plan, lease)
-            return await self._stay_with(worker, plan, lease)
+            if await self._load(worker, plan, lease):
+                return await self._stay_with(worker, plan, lease)
+            lease.release()
+            await asyncio.sleep(RETRY_SECONDS)
+            return True
         except WorkerRefused as error:
             lease.release()
             if error.refusal.about == "other":  # an error that nobody thought of
@@ -438,8 +441,9 @@ class ModelService(ABC):
         """The manager saw it take more than was leased."""
         self._measured_bytes = need.model_bytes
 
-    async def _load(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> None:
-        """Load on the leased device, or on the CPU if that card turns out not to do.
+    async def _load(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> bool:
+        """Load on the leased device, or on the CPU if that card turns out not to do; ``False`` when
+        it can stay nowhere.
 
         Raises:
             WorkerRefused: it can't be loaded at all.
@@ -450,21 +454,25 @@ class ModelService(ABC):
         except WorkerRefused as error:
             if error.refusal.about == "called_off":
                 self._in_worker = True  # in host memory; its lease says where to
-                return
+                return True
             about = error.refusal.about
             elsewhere = about in ("place", "process", "memory") and lease.device != "cpu"
-            if not (elsewhere and self._manager.config.fallback_to_cpu):
+            if not elsewhere:
                 raise
             unusable = self._unusable(error, lease.device)
             if lease.target is not None and lease.target.device is not None:
                 log.info("%s goes on: %s", self.title, error)
-                return  # it was told to leave that card meanwhile
-            log.warning("%s goes to the CPU: %s", self.title, error)
+                return True  # it was told to leave that card meanwhile
             needed = error.refusal.needed_bytes
             lease.move_failed(str(error), unusable=unusable, needed_bytes=needed)
+            if not self._manager.config.fallback_to_cpu:
+                self._set("waiting", str(error))
+                return False
+            log.warning("%s goes to the CPU: %s", self.title, error)
             placed = await self._put(worker, plan, "cpu")
         self._landed(placed, plan, lease)
         self._record(kind, "", lease.device, placed.seconds, lease.reason, _size(placed))
+        return True
 
     async def _put_unless_revoked(self, worker: WorkerHandle, plan: Plan, lease: Lease) -> Placed:
         """Where the lease is; a revocation on the way keeps the model off that card."""

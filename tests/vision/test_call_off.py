@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from bot.vision import service
 from bot.vision.worker.devices import torch_is_ready
 from bot.vision.worker.handle import WorkerRefused
 from bot.vision.worker.inline import InlineWorker
@@ -275,3 +276,37 @@ async def test_a_load_or_a_move_that_finds_no_room_is_learned(
         needed = life.manager.expected_footprint(known, Footprint())
         assert needed.model_bytes == pytest.approx(900 * MIB)
         assert life.manager.out_of_memory == {"yolo": 1}
+
+
+class ChoosyWorker(Worker):
+    """Of its cards one is out of its reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried: list[str] = []
+
+    async def ask(self, request: Any, answer: type[Any], *, timeout: float) -> tuple[Any, bytes]:
+        if isinstance(request, LoadModel | MoveModel):
+            self.tried.append(request.destination.device)
+            if request.destination.device == "cuda:1":
+                raise WorkerRefused(Refused(what="cuda:1 is another's", about="process"))
+        return await super().ask(request, answer, timeout=timeout)
+
+
+@pytest.mark.parametrize("fallback_to_cpu", [True, False])
+async def test_a_card_out_of_reach_is_done_without_even_where_the_cpu_may_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fallback_to_cpu: bool
+) -> None:
+    monkeypatch.setattr(service, "RETRY_SECONDS", 0.02)
+    life = Life(tmp_path, idle=0.0, fallback_to_cpu=fallback_to_cpu)
+    worker = life.worker = ChoosyWorker()
+    async with life:
+        if fallback_to_cpu:
+            assert (await life.comes_to("running")).device == "cpu"
+        else:
+            assert "cuda:1 is another's" in (await life.comes_to("waiting")).reason
+        life.rig.cards[0].programs.clear()
+        await life.manager.refresh(max_age=0)
+        life.manager.configure(main_llm_memory_reservation_gb=0.0)
+        await settle(lambda: life.service.status.device == "cuda:0")
+        assert worker.tried.count("cuda:1") == 1
