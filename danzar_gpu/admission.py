@@ -228,7 +228,7 @@ class Admission:
                 ticket.patience = SETTLE_SECONDS
             self._evict(request, placement, now)
             self._enqueue(ticket, now)
-        elif placement.uuid is not None and not self._is_behind(request):
+        elif placement.uuid is not None and not self._is_behind(request, placement.uuid):
             self._grant(ticket, placement, now)
         elif policy == "wait":
             self._enqueue(ticket, now)
@@ -259,12 +259,12 @@ class Admission:
         """Who waits for a card, the next one first."""
         return tuple(ticket.request.name for ticket in self._queue)
 
-    def _is_behind(self, request: Request) -> bool:
+    def _is_behind(self, request: Request, uuid: str) -> bool:
         # What is vacated for a ticket is counted as its own: it needs no further precedence.
         return any(
             t.claim is None
             and t.request.priority >= request.priority
-            and not self._is_too_large(t.request)
+            and uuid in self._could_use(t.request)
             for t in self._queue
         )
 
@@ -282,29 +282,33 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
 
-        Except whoever would fit nowhere even on empty cards: that one waits without blocking. And
-        for whom others made room, that one is not held up: the room may be what the first lacks,
-        and both would wait for ever.
+        But only on cards that it could use once they were empty: for another one it does not wait.
+        And for whom others made room, that one is not held up: the room may be what the first
+        lacks, and both would wait for ever.
         """
-        held_up = False
+        held_up: set[str] = set()
         for ticket in tuple(self._queue):
-            if not ticket.open or (held_up and ticket.claim is None):
+            could_use = self._could_use(ticket.request)
+            if not ticket.open or (ticket.claim is None and could_use and could_use <= held_up):
                 continue
             placement = self._admit(ticket, now)
-            if placement.uuid is not None:
+            if placement.uuid is None:
+                held_up |= could_use
+            elif ticket.claim is not None or placement.uuid not in held_up:
                 self._leave_queue(ticket)
                 self._grant(ticket, placement, now)
-            elif not self._is_too_large(ticket.request):
-                held_up = True
 
-    def _is_too_large(self, request: Request) -> bool:
-        """Whether no card is large enough for it, or vision's limit too small on each."""
-        devices = self.snapshot.devices if self.snapshot is not None else ()
-        return all(
-            self.ledger.expected(request, d.uuid).model_bytes
-            > self.config.vision_limit_bytes(d.total_bytes)
-            for d in devices
-        )
+    def _could_use(self, request: Request) -> set[str]:
+        """Cards (UUIDs) that are large enough for it with what vision may take there, and don't
+        refuse it."""
+        barred = self.ledger.barred(request)
+        return {
+            d.uuid
+            for d in (self.snapshot.devices if self.snapshot is not None else ())
+            if d.uuid not in barred
+            and self.ledger.expected(request, d.uuid).model_bytes
+            <= self.config.vision_limit_bytes(d.total_bytes)
+        }
 
     def _grant(self, ticket: Ticket, placement: Placement, now: float) -> None:
         request = ticket.request
@@ -318,7 +322,7 @@ class Admission:
 
     def _settle_at_once(self, ticket: Ticket, placement: Placement, now: float) -> None:
         """A card if it is its turn, else the CPU where the policy has it, else a refusal."""
-        if placement.uuid is not None and self._is_behind(ticket.request):
+        if placement.uuid is not None and self._is_behind(ticket.request, placement.uuid):
             first = self._queue[0].request.name
             reason = f"{first} waits for the room on {placement.device}"
             device = "cpu" if self.config.fallback_to_cpu else None
@@ -516,6 +520,11 @@ class Admission:
         self._serve(now)
 
     # Holders
+
+    def refused(self, record: LeaseRecord, why: str) -> None:
+        """The card where a lease is won't have its model."""
+        if record.uuid is not None:
+            self.ledger.bar(record.request, record.uuid, f"{record.device} failed: {why}")
 
     def measured(self, record: LeaseRecord, footprint: Footprint, now: float) -> None:
         """What a model really takes replaces what was expected."""

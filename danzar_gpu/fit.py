@@ -64,7 +64,7 @@ def fit(
     for device in order(snapshot.devices, config):
         room = rooms[device.index]
         want = want_on(request, device.uuid, ledger, config)
-        problem = shortage(room, want)
+        problem = ledger.barred(request).get(device.uuid) or shortage(room, want)
         leavers: tuple[str, ...] = ()
         if problem is not None:
             alone = place(

@@ -17,6 +17,9 @@ class LeaseKeeper(Protocol):
     def move_failed(
         self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None
     ) -> None: ...
+    def refused(
+        self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None
+    ) -> None: ...
     def fell(self, lease: Lease, why: str, needed_bytes: int | None) -> None: ...
     def measured(self, lease: Lease, footprint: Footprint) -> None: ...
     def release(self, lease: Lease) -> None: ...
@@ -73,6 +76,11 @@ class Lease:
         return self._record.device
 
     @property
+    def uuid(self) -> str | None:
+        """Of the card; ``None`` on the CPU."""
+        return self._record.uuid
+
+    @property
     def reason(self) -> str:
         return self._record.reason
 
@@ -103,6 +111,10 @@ class Lease:
         ``needed_bytes``: as for ``fell``, where memory ran out on the way.
         """
         self._keeper.move_failed(self, why, unusable=unusable, needed_bytes=needed_bytes)
+
+    def refused(self, why: str, *, unusable: bool = False, needed_bytes: int | None = None) -> None:
+        """As ``move_failed``, of the card that it leaves anyway: it has a ``target`` elsewhere."""
+        self._keeper.refused(self, why, unusable=unusable, needed_bytes=needed_bytes)
 
     def fell(self, why: str, needed_bytes: int | None = None) -> None:
         """The holder ran out of memory and is on the CPU now, or unloaded.

@@ -297,6 +297,12 @@ class Ledger:
             del self._barred[key]
         self.version += 1
 
+    def reached(self, record: LeaseRecord) -> None:
+        """A model is on a card: what refused others of its process there may be over."""
+        for (holder, _), cards in self._barred.items():
+            if holder == record.holder and cards.pop(record.uuid or "", None) is not None:
+                self.version += 1
+
     def drop_holder(self, holder: str, now: float) -> list[LeaseRecord]:
         """The process is gone: so are its leases and its context. Another one may be able to use
         cards that it could not."""

@@ -655,11 +655,19 @@ class GPUMemoryManager:
             self._ran_out(lease, record, wanted, needed_bytes)
             self._falls(lease, record, why, unusable=unusable)
 
+    def refused(self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None) -> None:
+        """For leases: the card where it is won't have the model, which goes elsewhere anyway."""
+        if (record := self._ledger.get(lease.lease_id)) is not None:
+            self._ran_out(lease, record, record.device, needed_bytes)
+            if unusable:
+                self._admission.refused(record, why)
+
     def measured(self, lease: Lease, footprint: Footprint) -> None:
         """For leases: what the model really takes."""
         record = self._ledger.get(lease.lease_id)
         if record is None:
             return
+        self._ledger.reached(record)
         log.info(
             "%s takes %.2fGB on %s (%.2fGB were expected)",
             lease.name,

@@ -194,20 +194,26 @@ class _Planner:
         self.moves.append(Move(record.lease_id, placement, forced=True))
 
     def candidates(self) -> list[LeaseRecord]:
-        """Who may go elsewhere of its own accord, the most important first: off the CPU, else
-        off the LLM's card to vision's own."""
+        """Who may go elsewhere of its own accord, the most important first: off the CPU, and if
+        nobody there could take vision's own card, off the LLM's card to it."""
         config = self._config
         still = [r for r in self._ledger if not r.moving]
         kept_off = self._ledger.kept_off
         found = [r for r in still if r.uuid is None and r.request.name not in kept_off]
-        # Whoever is on the CPU needs vision's card more.
-        if not any(r.uuid is None for r in self._ledger):
-            vision = self.rooms.get(config.vision_index)
+        vision = self.rooms.get(config.vision_index)
+        # Whoever is on the CPU and could be on vision's card needs it more.
+        if not any(self._may_take(r, vision) for r in self._ledger):
             llm = config.main_llm_device
             if vision is not None and llm != config.vision_device and not vision.doubtful:
-                found = [r for r in still if r.device == llm and r.request.name not in kept_off]
+                found += [r for r in still if r.device == llm and r.request.name not in kept_off]
         found.sort(key=lambda r: (-r.request.priority, r.lease_id))
         return found
+
+    def _may_take(self, record: LeaseRecord, room: Room | None) -> bool:
+        """Whether it is off the cards and could be on this one."""
+        if record.uuid is not None or record.request.name in self._ledger.kept_off:
+            return False
+        return room is None or room.device.uuid not in self._ledger.barred(record.request)
 
     def better(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU, or off the LLM's card to vision's own."""

@@ -44,11 +44,11 @@ class SecondLook:
 
     def due(self, now: float) -> str | None:
         """Why the worker should make way for another one now. Whoever is told so does it."""
-        for found in self._refusals.values():
-            if found.at is None or found.tries >= len(WAITS_SECONDS):
-                continue
-            if now - found.at >= WAITS_SECONDS[found.tries]:
-                found.tries += 1
+        met = [(found, found.at) for found in self._refusals.values() if found.at is not None]
+        for found, at in met:
+            if found.tries < len(WAITS_SECONDS) and now - at >= WAITS_SECONDS[found.tries]:
+                for tried, _ in met:  # the next worker tries them all
+                    tried.tries += 1
                 return found.why
         return None
 

@@ -459,11 +459,12 @@ class ModelService(ABC):
             elsewhere = about in ("place", "process", "memory") and lease.device != "cpu"
             if not elsewhere:
                 raise
-            unusable = self._unusable(error, lease.device)
+            unusable, needed = self._unusable(error, lease.uuid), error.refusal.needed_bytes
             if lease.target is not None and lease.target.device is not None:
+                # It was told to leave that card meanwhile.
                 log.info("%s goes on: %s", self.title, error)
-                return True  # it was told to leave that card meanwhile
-            needed = error.refusal.needed_bytes
+                lease.refused(str(error), unusable=unusable, needed_bytes=needed)
+                return True
             lease.move_failed(str(error), unusable=unusable, needed_bytes=needed)
             if not self._manager.config.fallback_to_cpu:
                 self._set("waiting", str(error))
@@ -574,7 +575,7 @@ class ModelService(ABC):
     ) -> bool:
         """The way to the new device is barred: to the CPU, or out."""
         why, needed = str(barred), barred.refusal.needed_bytes
-        unusable = self._unusable(barred, lease.target.device if lease.target else None)
+        unusable = self._unusable(barred, lease.target.uuid if lease.target else None)
         if not self._manager.config.fallback_to_cpu:
             if self._in_worker:
                 await self._give_up_place(worker, lease.device, why)
@@ -582,22 +583,20 @@ class ModelService(ABC):
             self._set("waiting", why)
             return False
         origin = lease.device
+        lease.move_failed(why, unusable=unusable, needed_bytes=needed)
         try:
             placed = await self._put(worker, plan, "cpu")
         except WorkerRefused as error:
             self._set("waiting", f"{why}; {error}")
             return False
-        lease.move_failed(why, unusable=unusable, needed_bytes=needed)
         self._landed(placed, plan, lease)
         self._record(_kind(origin, "cpu"), origin, "cpu", placed.seconds, why, _size(placed))
         return True
 
-    def _unusable(self, barred: WorkerRefused, device: str | None) -> bool:
+    def _unusable(self, barred: WorkerRefused, uuid: str | None) -> bool:
         """Whether it is the card that won't do, whatever room it has."""
-        if barred.refusal.about == "process" and device:
-            uuid = self._destination(device).uuid
-            if uuid is not None:
-                self._second_look.refused(uuid, str(barred), self._clock())
+        if barred.refusal.about == "process" and uuid is not None:
+            self._second_look.refused(uuid, str(barred), self._clock())
         return barred.refusal.about in ("place", "process")
 
     def _landed(self, placed: Placed, plan: Plan, lease: Lease) -> None:
@@ -610,8 +609,8 @@ class ModelService(ABC):
         card = self._card_name(lease.device)
         self._device_name = card if placed.on_card or card.endswith(SIMULATED) else CPU
         if placed.on_card:
-            if (uuid := self._destination(lease.device).uuid) is not None:
-                self._second_look.landed(uuid)
+            if lease.uuid is not None:
+                self._second_look.landed(lease.uuid)
             peak = placed.activations_bytes
             self._learned = Footprint(
                 weights_bytes=placed.weights_bytes,

@@ -437,6 +437,47 @@ async def test_an_offloaded_model_leaves_its_card_and_stays_away() -> None:
         assert lease.device == "cuda:1"
 
 
+async def test_a_model_that_all_cards_refuse_keeps_no_other_from_returning() -> None:
+    async with Rig(main_llm_memory_reservation_gb=0.0) as rig:
+        rig.cards[0].programs, rig.cards[1].programs = {}, {}
+        clip = await rig.manager.acquire("clip", Footprint.of_gb(0.5), holder="worker")
+        clip.move_failed("torch has no kernels for it", unusable=True)
+        await rig.step(times=300)
+        clip.move_failed("torch has no kernels for it", unusable=True)
+        yolo = await rig.manager.acquire("yolo", Footprint.of_gb(0.5), holder="worker")
+        rig.cards[1].programs = {"game": 11.9}
+        await rig.step(times=3)
+        assert yolo.target is not None
+        assert yolo.target.device == "cuda:0"
+        yolo.moved()
+        rig.cards[1].programs = {}
+        await rig.step(times=300)
+        assert yolo.target is not None
+        assert yolo.target.device == "cuda:1"
+        assert clip.device == "cpu"
+
+
+async def test_who_waits_for_no_card_that_would_have_it_holds_up_nobody() -> None:
+    async with Rig(main_llm_memory_reservation_gb=0.0, fallback_to_cpu=False) as rig:
+        rig.cards[0].programs, rig.cards[1].programs = {}, {}
+        need = Footprint.of_gb(0.5)
+        for device in ("cuda:1", "cuda:0"):
+            refused = await rig.manager.acquire("yolo", need, holder="worker", priority=20)
+            assert refused.device == device
+            refused.move_failed("torch has no kernels for it", unusable=True)
+            refused.release()
+        asked = rig.manager.acquire("yolo", need, holder="worker", priority=20, policy="wait")
+        waiting = asyncio.create_task(asked)
+        await asyncio.sleep(0)
+        clip = await rig.manager.acquire("clip", need, holder="worker", policy="fail")
+        assert clip.device == "cuda:1"
+        # Another model of that process is there: what kept the first one away may be over.
+        clip.model = "clip fp16"
+        clip.measured(need)
+        await rig.step(times=3)
+        assert (await waiting).device == "cuda:1"
+
+
 async def test_a_card_that_torch_cannot_use_is_not_tried_again_but_another_one_is() -> None:
     async with Rig() as rig:
         rig.cards[0].programs = {}

@@ -240,7 +240,7 @@ class Refused(Message):
     what: str
     remedy: str = ""
     about: Literal["model", "place", "process", "memory", "called_off", "other"] = "other"
-    """``place`` and ``memory``: another device may do."""
+    """``place``, ``process`` and ``memory``: another device may do; ``process``: another worker."""
     needed_bytes: int | None = None
     """For ``memory``: what the model would have taken at its peak, as far as it is known."""
 

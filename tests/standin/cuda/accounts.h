@@ -29,6 +29,10 @@ static Holder *accounts(int make, int *file) {
     if (*file < 0) return NULL;
     size_t size = sizeof(Holder) * MOST_HOLDERS;
     if (make && ftruncate(*file, (off_t)size)) abort();
+    if (lseek(*file, 0, SEEK_END) < (off_t)size) { /* who makes it has only begun */
+        close(*file);
+        return NULL;
+    }
     Holder *rows = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
     if (rows == MAP_FAILED) abort();
     return rows;

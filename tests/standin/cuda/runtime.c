@@ -20,7 +20,7 @@
 enum { MOST_BLOCKS = 1 << 16 };
 #define CONTEXT_BYTES (200ULL << 20) /* without kernels; real ones take 100 to 500 MiB with them */
 
-typedef struct { char name[256], uuid[96], bus[64]; u64 total; int major, minor; void *handle; } Card;
+typedef struct { char name[256], uuid[96], bus[64]; u64 total; int number, major, minor; void *handle; } Card; /* number: NVML's */
 
 static Card cards[MAX_DEVICES];
 static int card_count, contexts[MAX_DEVICES];
@@ -60,6 +60,7 @@ static void look_for_cards(void) {
         u64 memory[3];
         if (nvml.handle(i, &card->handle) || nvml.memory(card->handle, memory)) continue;
         card->total = memory[0];
+        card->number = (int)i;
         nvml.name(card->handle, card->name, sizeof card->name);
         nvml.uuid(card->handle, card->uuid, sizeof card->uuid);
         if (visible && !strstr(visible, card->uuid)) continue;
@@ -110,7 +111,7 @@ static int take(int card, u64 bytes) {
     int taken = 0;
     lock_accounts(1);
     if (free_of(card) >= bytes) {
-        mine->bytes[card] += bytes;
+        mine->bytes[cards[card].number] += bytes;
         taken = 1;
     }
     lock_accounts(0);
@@ -118,7 +119,7 @@ static int take(int card, u64 bytes) {
 }
 static void give(int card, u64 bytes) {
     lock_accounts(1);
-    mine->bytes[card] -= bytes;
+    mine->bytes[cards[card].number] -= bytes;
     lock_accounts(0);
 }
 
@@ -126,12 +127,13 @@ static void give(int card, u64 bytes) {
  * breaks it for good, "cuda context" keeps it from being made. */
 static cudaError_t enter(void) {
     if (!count()) return said(cudaErrorNoDevice);
-    if (!broken && contexts[current]) broken = nvml.fault("cuda", current);
+    int fault = contexts[current] ? nvml.fault("cuda", cards[current].number) : 0;
+    if (fault) broken = fault;
     if (broken) return said((cudaError_t)broken);
     pthread_mutex_lock(&lock);
     cudaError_t error = cudaSuccess;
     if (!contexts[current]) {
-        error = (cudaError_t)nvml.fault("cuda context", current);
+        error = (cudaError_t)nvml.fault("cuda context", cards[current].number);
         if (!error && !take(current, CONTEXT_BYTES)) error = cudaErrorMemoryAllocation;
         contexts[current] = !error;
     }
