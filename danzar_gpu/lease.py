@@ -107,7 +107,8 @@ class Lease:
         """The holder could not get there and has unloaded: the lease falls to the CPU.
 
         ``unusable``: that card won't do at another time either (torch can't use it): it is not
-        tried again until somebody restores the model, or its process is gone.
+        tried again until somebody restores the model, another model of its process gets there, or
+        the process is gone (of a holder without a name: the lease).
         ``needed_bytes``: as for ``fell``, where memory ran out on the way.
         """
         self._keeper.move_failed(self, why, unusable=unusable, needed_bytes=needed_bytes)

@@ -28,8 +28,8 @@ OUT_OF_MEMORY_SIGNS = (
 )
 INACTIVE_SPLIT = "inactive_split_bytes.all.current"
 SEE_THE_SAME = (
-    "it was away when the worker started, or CUDA_VISIBLE_DEVICES is not the same for the bot and "
-    "its worker"
+    "if it was away when the worker started, another worker will see it; else look at "
+    "CUDA_VISIBLE_DEVICES: the bot and its worker must see the same"
 )
 TRIED = re.compile(r"Tried to allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
