@@ -194,7 +194,8 @@ class Ledger:
         """Forget a lease; what it held departs. ``None`` if it was gone already."""
         record = self._leases.pop(lease_id, None)
         if record is not None and not record.holder:
-            self.unbar(record.request.name)  # nobody will tell of its process's end
+            # Nobody will tell of its process's end.
+            self._barred.pop(("", record.request.name), None)
         self._changed()
         if record is not None and record.uuid is not None:
             self._depart(record, record.uuid, now)
