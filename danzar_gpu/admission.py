@@ -128,19 +128,12 @@ class Admission:
         figures = [(d.uuid, d.free_bytes, d.total_bytes, d.processes) for d in snapshot.devices]
         return ledger.version, self.reservation_bytes, (*ledger.kept_off,), snapshot.faults, figures
 
-    def _hopes(self, record: LeaseRecord) -> bool:
-        """Whether it is on the CPU, and some card could be its."""
-        kept_off = record.request.name in self.ledger.kept_off
-        if record.uuid is not None or kept_off or self.snapshot is None:
-            return False
-        barred = self.ledger.barred(record.request)
-        return any(device.uuid not in barred for device in self.snapshot.devices)
-
     def interval(self, now: float) -> float:
         """Seconds to the next reading: short while something is tight, pending or moving."""
         if self.is_tense(now):
             return self.config.pressure_check_interval
-        if self.snapshot is not None and any(map(self._hopes, self.ledger)):
+        devices = self.snapshot.devices if self.snapshot is not None else ()
+        if any(self.ledger.may_come_to(r, d.uuid) for r in self.ledger for d in devices):
             eager = max(self.config.pressure_check_interval, CPU_CHECK_SECONDS)
             return min(self.config.memory_check_interval, eager)
         return self.config.memory_check_interval
@@ -503,15 +496,10 @@ class Admission:
         self.ledger.learn(record.request.name, uuid, more)
         return more
 
-    def move_failed(
-        self, record: LeaseRecord, why: str, now: float, *, unusable: bool = False
-    ) -> None:
+    def move_failed(self, record: LeaseRecord, why: str, now: float) -> None:
         """It could not get there and is unloaded: it falls to the CPU."""
         wanted = record.target_device or record.device
         reason = f"{wanted} failed: {why}"
-        card = record.target_uuid if record.moving else record.uuid
-        if unusable and card is not None:
-            self.ledger.bar(record.request, card, reason)
         self.ledger.begin_move(record, None, "cpu", reason, now=now, forced=True)
         self.ledger.land(record, now)
         facts = {"model": record.request.name, "from": wanted, "to": "cpu", "cause": "failed"}
@@ -520,11 +508,6 @@ class Admission:
         self._serve(now)
 
     # Holders
-
-    def refused(self, record: LeaseRecord, why: str) -> None:
-        """The card where a lease is won't have its model."""
-        if record.uuid is not None:
-            self.ledger.bar(record.request, record.uuid, f"{record.device} failed: {why}")
 
     def measured(self, record: LeaseRecord, footprint: Footprint, now: float) -> None:
         """What a model really takes replaces what was expected."""

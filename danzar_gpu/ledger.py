@@ -294,6 +294,11 @@ class Ledger:
         """Cards (UUIDs) that a model can't use, and why."""
         return self._barred.get((request.holder, request.name), {})
 
+    def may_come_to(self, record: LeaseRecord, uuid: str) -> bool:
+        """Whether a lease is on the CPU and a card could be its, given room."""
+        kept_off = record.request.name in self.kept_off
+        return record.uuid is None and not kept_off and uuid not in self.barred(record.request)
+
     def unbar(self, name: str) -> None:
         """A model may try all cards again."""
         for key in [key for key in self._barred if key[1] == name]:

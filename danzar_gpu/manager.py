@@ -652,15 +652,18 @@ class GPUMemoryManager:
         """For leases: the holder could not get where it was told to."""
         if (record := self._ledger.get(lease.lease_id)) is not None:
             wanted = record.target_device or record.device
+            uuid = record.target_uuid if record.moving else record.uuid
             self._ran_out(lease, record, wanted, needed_bytes)
-            self._falls(lease, record, why, unusable=unusable)
+            if unusable and uuid is not None:
+                self._ledger.bar(record.request, uuid, f"{wanted} failed: {why}")
+            self._falls(lease, record, why)
 
     def refused(self, lease: Lease, why: str, *, unusable: bool, needed_bytes: int | None) -> None:
         """For leases: the card where it is won't have the model, which goes elsewhere anyway."""
         if (record := self._ledger.get(lease.lease_id)) is not None:
             self._ran_out(lease, record, record.device, needed_bytes)
-            if unusable:
-                self._admission.refused(record, why)
+            if unusable and record.uuid is not None:
+                self._ledger.bar(record.request, record.uuid, f"{record.device} failed: {why}")
 
     def measured(self, lease: Lease, footprint: Footprint) -> None:
         """For leases: what the model really takes."""
@@ -691,13 +694,11 @@ class GPUMemoryManager:
         self._ran_out(lease, record, record.device, needed_bytes or 0)
         self._falls(lease, record, why)
 
-    def _falls(
-        self, lease: Lease, record: LeaseRecord, why: str, *, unusable: bool = False
-    ) -> None:
+    def _falls(self, lease: Lease, record: LeaseRecord, why: str) -> None:
         """To the CPU, whatever it was told before."""
         lease.revoked.clear()
         self._leaves(record)
-        self._admission.move_failed(record, why, self._clock(), unusable=unusable)
+        self._admission.move_failed(record, why, self._clock())
 
     def _ran_out(
         self, lease: Lease, record: LeaseRecord, where: str, needed_bytes: int | None

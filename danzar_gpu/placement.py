@@ -64,8 +64,7 @@ def choose(
     margin_bytes: int = 0,
 ) -> Placement:
     """``place`` for rooms that were computed already."""
-    barred = ledger.barred(request)
-    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in (*exclude, *barred)]
+    open_rooms = _open_rooms(request, all_rooms, ledger, exclude)
     wanted = wants(request, open_rooms, ledger, config, margin_bytes)
     room = _first([room for room, want in wanted if fits(room, want)], config)
     if room is not None:
@@ -85,6 +84,7 @@ def choose(
                 )
     problems = {room.device.index: shortage(room, want) for room, want in wanted}
     why = [problem for d in ordered if (problem := problems[d.index]) is not None]
+    barred = ledger.barred(request)
     why += [barred[d.uuid] for r in all_rooms.values() if (d := r.device).uuid in barred]
     if not all_rooms:
         why.append("no NVIDIA GPU was found")
@@ -108,10 +108,17 @@ def first_fit(
     margin_bytes: int = 0,
 ) -> Room | None:
     """The first card in the guide's order that has room."""
-    barred = ledger.barred(request)
-    open_rooms = [r for r in all_rooms.values() if r.device.uuid not in (*exclude, *barred)]
+    open_rooms = _open_rooms(request, all_rooms, ledger, exclude)
     wanted = wants(request, open_rooms, ledger, config, margin_bytes)
     return _first([room for room, want in wanted if fits(room, want)], config)
+
+
+def _open_rooms(
+    request: Request, all_rooms: Mapping[int, Room], ledger: Ledger, exclude: Collection[str]
+) -> list[Room]:
+    """Of the cards that are not excluded those that don't refuse the model."""
+    out = {*exclude, *ledger.barred(request)}
+    return [room for room in all_rooms.values() if room.device.uuid not in out]
 
 
 def _first(fitting: list[Room], config: GPUMemoryConfig) -> Room | None:

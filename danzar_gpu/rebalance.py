@@ -200,20 +200,17 @@ class _Planner:
         still = [r for r in self._ledger if not r.moving]
         kept_off = self._ledger.kept_off
         found = [r for r in still if r.uuid is None and r.request.name not in kept_off]
-        vision = self.rooms.get(config.vision_index)
-        # Whoever is on the CPU and could be on vision's card needs it more.
-        if not any(self._may_take(r, vision) for r in self._ledger):
-            llm = config.main_llm_device
-            if vision is not None and llm != config.vision_device and not vision.doubtful:
-                found += [r for r in still if r.device == llm and r.request.name not in kept_off]
+        vision, llm = self.rooms.get(config.vision_index), config.main_llm_device
+        if (
+            vision is not None
+            and llm != config.vision_device
+            and not vision.doubtful
+            # Whoever is on the CPU and could be on vision's card needs it more.
+            and not any(self._ledger.may_come_to(r, vision.device.uuid) for r in self._ledger)
+        ):
+            found += [r for r in still if r.device == llm and r.request.name not in kept_off]
         found.sort(key=lambda r: (-r.request.priority, r.lease_id))
         return found
-
-    def _may_take(self, record: LeaseRecord, room: Room | None) -> bool:
-        """Whether it is off the cards and could be on this one."""
-        if record.uuid is not None or record.request.name in self._ledger.kept_off:
-            return False
-        return room is None or room.device.uuid not in self._ledger.barred(record.request)
 
     def better(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU, or off the LLM's card to vision's own."""

@@ -225,31 +225,28 @@ GUIDE = Scenario(
 """The guide's example. 0: 6.2 / 7.1 / 4.9 / 12.0 GB, 59.2 %; 1: 1.8 / 2.1 / 9.9 / 12.0, 17.5 %."""
 
 
-def compiler() -> str:
-    """Raises ``FileNotFoundError``: there is none."""
-    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        raise FileNotFoundError("a stand-in needs a C compiler (cc)")
-    return found
-
-
-def build(folder: Path) -> Path:
-    """Compile the library into ``folder`` and return its path.
+def compiled(library: Path, *given: str | Path) -> Path:
+    """A library of these sources and options.
 
     Raises:
         subprocess.CalledProcessError: the compiler's words are in ``stderr``.
         FileNotFoundError: there is no C compiler.
     """
-    library = folder / LIBRARY
-    library.parent.mkdir(exist_ok=True)
-    warnings = ["-Wall", "-Wextra", "-Werror"]
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise FileNotFoundError("a stand-in needs a C compiler (cc)")
+    options = ["-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(
-        [compiler(), "-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", *warnings, "-o", library, SOURCE],
-        check=True,
-        capture_output=True,
-        text=True,
+        [compiler, *options, "-o", library, *given], check=True, capture_output=True, text=True
     )
     return library
+
+
+def build(folder: Path) -> Path:
+    """Compile the library into ``folder`` and return its path. Raises as ``compiled``."""
+    library = folder / LIBRARY
+    library.parent.mkdir(exist_ok=True)
+    return compiled(library, SOURCE)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ Programs of ours run on it in a process of their own::
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,25 +64,19 @@ class StandinCuda(StandinNvml):
 
 
 def build(folder: Path, scenario: Scenario = TWO_CARDS) -> StandinCuda:
-    """Compile both into ``folder``, where the scenario will be, too.
-
-    Raises:
-        subprocess.CalledProcessError: the compiler's words are in ``stderr``.
-        FileNotFoundError: there is no C compiler.
-    """
+    """Compile both into ``folder``, where the scenario will be. Raises as ``nvml.compiled``."""
     library = nvml.build(folder)
     headers = _headers()
     assert headers is not None, why_not()
-    options = ["-shared", "-fPIC", "-O1", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
-    linking = [f"-Wl,-soname,{SONAME}", f"-Wl,--version-script={HERE / 'runtime.map'}"]
-    subprocess.run(
-        [
-            *(nvml.compiler(), *options, f"-I{HERE}", f"-I{headers}", *linking),
-            *("-o", folder / SONAME, HERE / "runtime.c", HERE / "unanswered.c", "-ldl"),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
+    nvml.compiled(
+        folder / SONAME,
+        f"-I{HERE}",
+        f"-I{headers}",
+        f"-Wl,-soname,{SONAME}",
+        f"-Wl,--version-script={HERE / 'runtime.map'}",
+        HERE / "runtime.c",
+        HERE / "unanswered.c",
+        "-ldl",
     )
     (folder / "libcuda.so.1").symlink_to(SONAME)  # the same library: it has one state
     standin = StandinCuda(library, folder / "scenario")
