@@ -50,10 +50,6 @@ DATA_LOST = (
     "folder would not be noticed"
 )
 """Without a data folder that can be written."""
-CUDA_BUILD = (
-    "install torch and torchvision again, by the command that https://pytorch.org/get-started "
-    "shows for this system and CUDA (on Windows plain `pip install torch` brings none)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,14 +348,9 @@ def check_torch(answer: dict[str, Any], snapshot: MemorySnapshot | None) -> Iter
     if snapshot is None or snapshot.source != "nvml" or not snapshot.devices:
         return
     seen = {card["index"]: card for card in answer["cards"]}
-    if not answer["cuda"]:
-        what = "the driver has cards, but this torch was built without CUDA: vision uses the CPU"
-        yield Finding("mapping", "warning", what, CUDA_BUILD)
-        return
     if not seen:
-        remedy = "update the NVIDIA driver, or install a torch for an older CUDA"
-        what = "the driver has cards, but torch can use none: vision uses the CPU"
-        yield Finding("mapping", "warning", what, remedy)
+        what = f"the driver has cards, but torch can use none ({answer['why']})"
+        yield Finding("mapping", "warning", f"{what}: vision uses the CPU", answer["remedy"])
         return
     wrong = False
     for device in snapshot.devices:

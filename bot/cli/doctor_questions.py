@@ -12,15 +12,19 @@ from typing import Any
 
 
 def ask_torch() -> dict[str, Any]:
-    """torch's version and the cards that it sees, by ordinal."""
+    """torch's version and the cards that it sees, by ordinal; why, if it sees none."""
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    cards: list[dict[str, Any]] = []
-    for index in range(count):
+    from bot.vision.worker.no_cuda import why_no_cuda
+
+    answer: dict[str, Any] = {"version": torch.__version__, "cuda": torch.version.cuda, "cards": []}
+    if (trouble := why_no_cuda(torch)) is not None:
+        return {**answer, "why": trouble.why, "remedy": trouble.remedy}
+    for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        cards.append({"index": index, "name": properties.name, "uuid": str(properties.uuid)})
-    return {"version": torch.__version__, "cuda": torch.version.cuda, "cards": cards}
+        card = {"index": index, "name": properties.name, "uuid": str(properties.uuid)}
+        answer["cards"].append(card)
+    return answer
 
 
 def ask_capture(section: dict[str, Any]) -> dict[str, Any]:

@@ -423,13 +423,14 @@ def test_doctor_asks_for_the_llms_server_only_where_the_llm_may_hide(
     assert bool([*check_accounts(Settings(), shot)]) == told
 
 
-def test_a_torch_without_cuda_beside_cards_is_told_with_the_way_out() -> None:
+def test_a_torch_that_can_use_no_card_is_told_with_its_own_word_and_the_way_out() -> None:
     cards = (DeviceMemory(0, "GPU-0", "RTX 4070", gib(12), gib(12), 0),)
     shot = MemorySnapshot(0.0, "nvml", cards, 0.0, ())
-    build, mapping = check_torch({"version": "2.9.0", "cuda": None, "cards": []}, shot)
+    answer = {"version": "2.9.0", "cuda": None, "cards": [], "why": "no CUDA", "remedy": "buy"}
+    build, mapping = check_torch(answer, shot)
     assert build.what == "torch 2.9.0 (CPU only)"
-    assert "built without CUDA: vision uses the CPU" in mapping.what
-    assert "https://pytorch.org/get-started" in mapping.remedy
+    assert "torch can use none (no CUDA): vision uses the CPU" in mapping.what
+    assert mapping.remedy == "buy"
 
 
 class LlmServer(BaseHTTPRequestHandler):

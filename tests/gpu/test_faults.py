@@ -24,7 +24,7 @@ from tests.vision.running import manager_of, running, settings_for, until
 pytestmark = pytest.mark.gpu
 
 MIB = 1 << 20
-ILLEGAL_ADDRESS, UNAVAILABLE, LOST = 700, 46, 15
+ILLEGAL_ADDRESS, UNAVAILABLE, UNKNOWN, LOST = 700, 46, 999, 15
 
 
 @pytest.fixture
@@ -86,6 +86,22 @@ async def test_a_card_that_gives_no_context_is_done_without_until_another_worker
         await seconds_until_all_are_on(pipeline, "cuda:1")
         assert pipeline.worker_pid != first
         assert "another one may have more luck" in said(pipeline, "holder-gone")[0]
+
+
+async def test_a_cuda_that_does_not_start_is_tried_again_with_another_worker(
+    driver: StandinCuda,
+) -> None:
+    """As after a suspend, until the kernel's module is loaded again."""
+    driver.write(TWO_CARDS.with_faults(Fault("cuda start", UNKNOWN)))
+    async with running(settings(), open_probe("nvml")) as pipeline:
+        await seconds_until_all_are_on(pipeline, "cpu")
+        first = pipeline.worker_pid
+        failed = said(pipeline, "move-failed")
+        assert len(failed) >= 2, "each model was told"
+        assert all("CUDA does not start" in words for words in failed)
+        driver.write(TWO_CARDS)
+        await seconds_until_all_are_on(pipeline, "cuda:1")
+        assert pipeline.worker_pid != first
 
 
 async def test_a_lost_card_is_left_and_taken_again_when_it_is_back(driver: StandinCuda) -> None:

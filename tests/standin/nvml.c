@@ -460,7 +460,7 @@ int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *handle, unsigned link, Pci *to) {
     DEVICE_CALL(code = NOT_SUPPORTED;);
 }
 
-/* For the stand-in for CUDA: the scenario's fault of "cuda" or "cuda context", if any. */
+/* For the stand-in for CUDA: the scenario's fault of "cuda" and the like, if any. */
 int standin_fault(const char *call, int device) {
     Scenario *s = read_scenario();
     int code = SUCCESS;

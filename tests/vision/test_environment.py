@@ -151,9 +151,11 @@ class FakeCuda:
         self.shares: dict[int, float] = {}
         self.contexts: list[int] = []
         self.fault: Exception | None = None
+        self.no_start: Exception | None = None
 
-    def is_available(self) -> bool:
-        return bool(self.uuids)
+    def init(self) -> None:
+        if self.no_start is not None:
+            raise self.no_start
 
     def device_count(self) -> int:
         return len(self.uuids)
@@ -247,9 +249,6 @@ def test_a_card_that_takes_no_context_is_refused_with_its_reason(
 def test_a_card_that_torch_does_not_see_is_an_error(cuda: FakeCuda) -> None:
     with pytest.raises(PlaceError, match="sees 2 cards"):
         resolve(Destination(device="cuda:5", card="RTX 4090"))
-    cuda.uuids = ()
-    with pytest.raises(PlaceError, match="can't use it"):
-        resolve(Destination(device="cuda:0", card="RTX 4090"))
 
 
 def test_a_card_that_nvml_counts_and_cuda_lost_is_out_of_reach_of_this_process(
@@ -273,12 +272,43 @@ def test_a_broken_context_is_no_refusal_of_the_card(
     assert not isinstance(caught.value, PlaceError)
 
 
-def test_cards_that_torch_can_not_use_are_rehearsed_on_the_cpu_in_words(cuda: FakeCuda) -> None:
-    cuda.uuids = ()
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (AssertionError("Torch not compiled with CUDA enabled"), "pytorch.org/get-started"),
+        (RuntimeError("Found no NVIDIA driver on your system. Please check ..."), "utility"),
+        (
+            RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."),
+            "update the NVIDIA driver",
+        ),
+    ],
+)
+def test_cards_that_this_torch_can_never_use_are_rehearsed_on_the_cpu_in_words(
+    cuda: FakeCuda, error: Exception, remedy: str
+) -> None:
+    cuda.no_start = error
     place = resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
     assert not place.on_card
     assert place.shown == "cuda:0 (torch can't use it; really on the CPU)"
-    assert "install a build for CUDA" in place.note
+    assert str(error).split(".")[0] in place.note
+    assert remedy in place.note
+    with pytest.raises(PlaceError, match=re.escape(remedy)) as caught:
+        resolve(Destination(device="cuda:0", card="RTX 4090"))
+    assert caught.value.about == "place"
+
+
+def test_a_cuda_that_does_not_start_is_nothing_to_rehearse_for(cuda: FakeCuda) -> None:
+    """As after a suspend: another process may have more luck, and the model is not on the card."""
+    cuda.no_start = RuntimeError(
+        "CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing "
+        "env variable CUDA_VISIBLE_DEVICES after program start."
+    )
+    with pytest.raises(PlaceError) as caught:
+        resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
+    assert caught.value.about == "process"
+    assert "CUDA does not start for cuda:0 (RTX 4090): CUDA unknown error" in str(caught.value)
+    assert "modprobe nvidia_uvm" in str(caught.value)
+    assert "VISIBLE_DEVICES" not in str(caught.value)
 
 
 def test_a_simulated_card_is_the_cpu_and_says_so(cuda: FakeCuda) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from bot.vision.refusal import Refusal, first_line
 from bot.vision.worker import contexts
 from bot.vision.worker.environment import importing, return_freed_memory
+from bot.vision.worker.no_cuda import why_no_cuda
 from bot.vision.worker.protocol import Destination, Held
 
 OUT_OF_MEMORY_SIGNS = (
@@ -74,7 +75,7 @@ CPU = Place("cpu", "cpu")
 def resolve(destination: Destination) -> Place:
     """The device for a decision of the manager. Imports torch for a card, but not for the CPU.
 
-    Where the driver has cards but torch can use none at all, the CPU does the work under the
+    Where the driver has cards but this torch can never use one, the CPU does the work under the
     card's name, and says so: everything is placed and moved as it will be once torch is mended.
 
     Raises:
@@ -91,19 +92,15 @@ def resolve(destination: Destination) -> Place:
         import torch
 
         torch_is_ready()
-    if not torch.cuda.is_available() and destination.may_rehearse:
-        return Place(
-            "cpu",
-            f"{destination.device} (torch can't use it; really on the CPU)",
-            f"torch {torch.__version__} can't use {destination.card or destination.device}: "
-            "install a build for CUDA that fits the driver (`danzar doctor` tells more)",
-        )
-    if not torch.cuda.is_available():
-        raise PlaceError(
-            f"{destination.device} ({destination.card}) is there, but torch {torch.__version__} "
-            "can't use it",
-            "install a torch build for CUDA that fits the driver, or use the CPU",
-        )
+    card = f"{destination.device} ({destination.card})"
+    if (trouble := why_no_cuda(torch)) is not None:
+        if not trouble.lasting:
+            raise OutOfReach(f"CUDA does not start for {card}: {trouble.why}", trouble.remedy)
+        words = f"torch {torch.__version__} can't use {card}: {trouble.why}"
+        if not destination.may_rehearse:
+            raise PlaceError(words, trouble.remedy)
+        shown = f"{destination.device} (torch can't use it; really on the CPU)"
+        return Place("cpu", shown, f"{words}; {trouble.remedy}")
     ordinal = _ordinal(torch, destination, index)
     try:
         # First of all: what follows would make the context unmeasured.
@@ -115,7 +112,7 @@ def resolve(destination: Destination) -> Place:
     except RuntimeError as error:
         if contexts.made() and is_poisoned(error):
             raise  # it will fail at every card until this process ends
-        what = f"{destination.device} ({destination.card}) can't be used: {first_line(error)}"
+        what = f"{card} can't be used: {first_line(error)}"
         if is_out_of_memory(error):
             raise PlaceFull(what, "close what fills it") from None
         raise OutOfReach(what, "`danzar doctor` tells more") from None

@@ -25,6 +25,7 @@ typedef struct { char name[256], uuid[96], bus[64]; u64 total; int number, major
 static Card cards[MAX_DEVICES];
 static int card_count, contexts[MAX_DEVICES];
 static int broken; /* a sticky error: the context computes no more */
+static int unstarted; /* what kept CUDA from starting in this process, for good */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static __thread int current;
@@ -53,6 +54,7 @@ static void look_for_cards(void) {
     nvml.fault = (int (*)(const char *, int))dlsym(library, "standin_fault");
     unsigned count = 0;
     if (nvml.init() || nvml.count(&count)) return;
+    if ((unstarted = nvml.fault("cuda start", -1))) return;
     const char *visible = getenv("CUDA_VISIBLE_DEVICES"); /* here: full UUIDs alone */
     for (unsigned i = 0; i < count && card_count < MAX_DEVICES; i++) {
         Card *card = &cards[card_count];
@@ -124,7 +126,7 @@ static void give(int card, u64 bytes) {
 }
 
 /* What almost every call begins with: the current card's context. The scenario's fault "cuda"
- * breaks it for good, "cuda context" keeps it from being made. */
+ * breaks it for good, "cuda context" keeps it from being made, "cuda start" all of them. */
 static cudaError_t enter(void) {
     if (!count()) return said(cudaErrorNoDevice);
     int fault = contexts[current] ? nvml.fault("cuda", cards[current].number) : 0;
@@ -262,7 +264,7 @@ void standin_break(int error) { broken = error; }
 /* Devices */
 cudaError_t cudaGetDeviceCount(int *to) {
     *to = count();
-    return said(*to ? cudaSuccess : cudaErrorNoDevice);
+    return said(unstarted ? (cudaError_t)unstarted : *to ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaDriverGetVersion(int *to) { *to = 13000; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *to) { *to = CUDART_VERSION; return cudaSuccess; }
@@ -629,7 +631,7 @@ cudaError_t __cudaLaunchKernel(void *kernel, dim3 grid, dim3 block, void **argum
 
 /* The driver's own API: as far as torch and tests/gpu/program.py ask */
 enum { NOT_FOUND = 500 };
-int cuInit(unsigned flags) { (void)flags; return count() ? 0 : 100; }
+int cuInit(unsigned flags) { (void)flags; return count() ? 0 : unstarted ? unstarted : 100; }
 int cuDeviceGet(int *to, int ordinal) { *to = ordinal; return ordinal < count() ? 0 : 101; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
     *flags = 0;
