@@ -62,6 +62,8 @@ def test_the_drivers_word_where_the_process_is_not_to_be_seen(path: str, name: s
         ("tabbyAPI (main.py)", True),
         ("text-generation-webui-main (server.py)", True),
         ("text-generation-webui-3.9 (server.py)", True),
+        ("jan-v0 (main.py)", True),
+        ("jan-2026 (main.py)", False),
         ("vllm", True),
         ("ComfyUI (main.py)", False),
         ("vllm-bench (main.py)", False),
