@@ -253,7 +253,9 @@ class GPUMemoryConfig(BaseModel):
         return _is_named(name, self.main_llm_processes)
 
 
-_SCRIPT = re.compile(r"(?P<folder>.+?)(-main|-master|[-_ ]?v?\d{1,3}(\.\d+)*)? \((?P<script>.+\.py)\)")
+_SCRIPT = re.compile(
+    r"(?P<folder>.+?)(-main|-master|[-_ ]?v?\d{1,3}(\.\d+)*)? \((?P<script>.+\.py)\)"
+)
 """As in ``process_names.py``: ``text-generation-webui-main (server.py)``."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import open_clip
 import pytest
@@ -72,6 +73,24 @@ def test_the_features_are_those_of_open_clips_own_transform(
         # More telling than the features of random weights: the pixels.
         cosine = torch.nn.functional.cosine_similarity(ours.flatten(), expected.flatten(), dim=0)
         assert float(cosine) >= 0.999, size
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1081, 1923), (2560, 1080), (700, 1441)])
+def test_a_picture_whose_sides_are_cut_away_first_is_the_same_as_cut_last(
+    size: tuple[int, int],
+) -> None:
+    preprocess = Preprocess({"size": 128, "mean": [0.5] * 3, "std": [0.5] * 3})
+    image = whole = picture(7, size)
+    while min(whole.shape[:2]) >= 4 * 128:
+        half = (whole.shape[1] // 2, whole.shape[0] // 2)
+        whole = cv2.resize(whole[: 2 * half[1], : 2 * half[0]], half, interpolation=cv2.INTER_AREA)
+    shorter = 128 / min(size)
+    width, height = (int(side * shorter) for side in size)
+    small = np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC))
+    top, left = round((height - 128) / 2), round((width - 128) / 2)
+    expected = small[top : top + 128, left : left + 128]
+    # The filter's weights are rounded anew.
+    assert np.abs(preprocess.array(image).astype(int) - expected).max() <= 2
 
 
 def test_probabilities_are_those_of_open_clip(clip_folder: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -100,7 +100,8 @@ class _Task:
     seat: Seat
     wanted: list[int]
     prepared: Sequence[Future[Any] | None]
-    """The same frames as the model takes them, of those that somebody makes meanwhile."""
+    """The same frames as the model takes them, of those that somebody makes meanwhile; empty where
+    it is not one of the kind ``Prepares``, or is on a card."""
 
 
 class Analysis:
@@ -334,14 +335,14 @@ class Analysis:
         for name in ("yolo", "clip"):
             if seat := self._seats.get(name):
                 wanted = self._wanted(seat, batch, capture)
-                prepared: list[Future[Any] | None] = [None] * len(wanted)
+                prepared: list[Future[Any] | None] = []
                 # A card takes frames as they are; whoever falls from it in between does not.
                 if isinstance(seat.model, Prepares) and not seat.model.place.on_card:
                     for n, i in enumerate(wanted):
                         # Nothing else could be done while the very first is made.
-                        if computing or n > 0:
-                            image = batch[i].frame.image
-                            prepared[n] = self._aside.submit(seat.model.prepare, image)
+                        aside = computing or n > 0
+                        prepare, image = seat.model.prepare, batch[i].frame.image
+                        prepared.append(self._aside.submit(prepare, image) if aside else None)
                 tasks.append(_Task(seat, wanted, prepared))
                 computing = computing or bool(wanted)
         return tasks
@@ -411,10 +412,10 @@ class Analysis:
             Poisoned: nothing on this card can be computed any more.
         """
         try:
-            if prepared and isinstance(seat.model, Prepares):
-                pairs = zip(images, prepared, strict=True)
-                answers = seat.model.answer(
-                    [there.result() if there else seat.model.prepare(i) for i, there in pairs]
+            if prepared:
+                model, pairs = cast(Prepares, seat.model), zip(images, prepared, strict=True)
+                answers = model.answer(
+                    [there.result() if there else model.prepare(i) for i, there in pairs]
                 )
             else:
                 answers = seat.model.analyse(images)

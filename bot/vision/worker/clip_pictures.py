@@ -5,6 +5,7 @@ Two ways: uint8 tensors where torch computes, and arrays for OpenVINO, without t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from PIL import Image
 HALVE_UNTIL = 2.0
 """Pictures are halved exactly (means of 2 x 2) while they stay this many times too large; the
 rest is the library's own filter. At 2.0 the features' cosine to the long way is over 0.999."""
+
+REACH = 3.0
+"""Pixels of the result round each of its own that a filter takes into account (bicubic: 2)."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 class Preprocess:
@@ -39,22 +46,18 @@ class Preprocess:
     def array(self, image: np.ndarray) -> np.ndarray:
         """One of them."""
         height, width = self._target(*image.shape[:2])
-        while image.shape[0] >= 2 * HALVE_UNTIL * height and image.shape[1] >= (
-            2 * HALVE_UNTIL * width
-        ):
-            half = (image.shape[1] // 2, image.shape[0] // 2)
-            # An odd last line would shift all the others.
-            even = image[: 2 * half[1], : 2 * half[0]]
-            image = cv2.resize(even, half, interpolation=cv2.INTER_AREA)
+        halvings = _halvings(image.shape, height, width)
+        rows, columns = image.shape[0] >> halvings, image.shape[1] >> halvings
         top, left = max(0, height - self.height), max(0, width - self.width)
         top, left = round(top / 2), round(left / 2)
-        if image.shape[:2] != (height, width):
+        if (rows, columns) != (height, width):
             how = Image.Resampling.BILINEAR if self._bilinear else Image.Resampling.BICUBIC
             # Only what stays is computed; the filter still sees what lies around it.
-            down, right = image.shape[0] / height, image.shape[1] / width
+            down, right = rows / height, columns / width
             height, width = min(height, self.height), min(width, self.width)
             box = (left * right, top * down, (left + width) * right, (top + height) * down)
-            image = np.asarray(Image.fromarray(image).resize((width, height), how, box))
+            part, box = _seen(image, halvings, box, REACH * max(down, right, 1.0))
+            image = np.asarray(Image.fromarray(part).resize((width, height), how, box))
         else:
             image = image[top : top + self.height, left : left + self.width]
         down, right = self.height - image.shape[0], self.width - image.shape[1]
@@ -141,3 +144,31 @@ class Preprocess:
             return int(short * height / width), short
         ratio = min(height / self.height, width / self.width)
         return round(height / ratio), round(width / ratio)
+
+
+def _halvings(shape: Sequence[int], height: int, width: int) -> int:
+    """How often a picture is halved before the filter makes it ``height`` x ``width``."""
+    times = 0
+    while (
+        shape[0] >> times >= 2 * HALVE_UNTIL * height
+        and shape[1] >> times >= 2 * HALVE_UNTIL * width
+    ):
+        times += 1
+    return times
+
+
+def _seen(image: np.ndarray, halvings: int, box: Box, reach: float) -> tuple[np.ndarray, Box]:
+    """What a filter sees that resizes ``box`` of a halved picture, and where the box lies in it.
+
+    The sides of a wide screen are cut away beforehand: nobody will look at them.
+    """
+    # An odd last line is left out: it would shift all the others.
+    rows, columns = image.shape[0] >> halvings, image.shape[1] >> halvings
+    left, top = max(0, math.floor(box[0] - reach)), max(0, math.floor(box[1] - reach))
+    right = min(columns, math.ceil(box[2] + reach))
+    bottom = min(rows, math.ceil(box[3] + reach))
+    part = image[top << halvings : bottom << halvings, left << halvings : right << halvings]
+    for _ in range(halvings):
+        half = (part.shape[1] // 2, part.shape[0] // 2)
+        part = cv2.resize(part, half, interpolation=cv2.INTER_AREA)
+    return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)

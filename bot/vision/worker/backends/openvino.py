@@ -64,17 +64,21 @@ class Network:
             "ENABLE_CPU_PINNING": False,
         }
         self._mean, self._scale = mean, scale
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._requests: OrderedDict[tuple[int, ...], tuple[Any, np.ndarray]] = OrderedDict()
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """The first output; valid until the next call."""
-        request = self._requests.get(batch.shape)
-        if request is None:
-            request = self._requests[batch.shape] = self._compiled(batch).create_infer_request()
+        found = self._requests.get(batch.shape)
+        if found is None:
+            request = self._compiled(batch).create_infer_request()
+            found = self._requests[batch.shape] = (request, request.get_input_tensor(0).data)
             if len(self._requests) > MOST_SHAPES:
                 self._requests.popitem(last=False)
         self._requests.move_to_end(batch.shape)
-        request.infer({0: batch}, share_inputs=True)
+        request, taken = found
+        # Into its own memory: to hand it an array, openvino spends a fifth of a millisecond.
+        np.copyto(taken, batch)
+        request.infer(share_outputs=True)
         return request.get_output_tensor(0).data
 
     def _compiled(self, batch: np.ndarray) -> Any:
