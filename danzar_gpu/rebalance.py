@@ -232,7 +232,7 @@ class _Planner:
         return _Better(room, (Move(record.lease_id, placement, forced=False),), roomy, wait)
 
     def keep(self, room: Room, record: LeaseRecord) -> None:
-        """Less important models find a card without what this one is about to take."""
+        """Others find a card without what this one is about to take."""
         uuid = room.device.uuid
         want = want_on(record.request, uuid, self._ledger, self._config)
         index = room.device.index
@@ -264,14 +264,13 @@ class _Planner:
             victims = victims_for(record.request, room, self._ledger, self._config)
             if victims and all(victim in resident for victim in victims):
                 why = f"{record.request.name} is more important"
-                moves = tuple(self._away(victim, why) for victim in victims)
-                return self._once_left(record, room, moves)
+                return self._once_left(record, room, self._away(victims, why))
             for victim in resident:
                 if victim.request.priority != record.request.priority:
                     continue
                 if (second := self._beside(record, victim, room)) is not None:
                     why = f"makes room for {record.request.name} and {second.request.name}"
-                    return self._once_left(record, room, (self._away(victim, why),))
+                    return self._once_left(record, room, self._away((victim,), why))
         return None
 
     def _beside(self, record: LeaseRecord, victim: LeaseRecord, room: Room) -> LeaseRecord | None:
@@ -291,13 +290,19 @@ class _Planner:
                 return other
         return None
 
-    def _away(self, victim: LeaseRecord, why: str) -> Move:
-        """To another card that has room, else to the CPU."""
-        room = self._choice(victim, cooling(victim, self._config, self._now))
-        if room is None:
-            return Move(victim.lease_id, Placement("cpu", why), forced=False)
-        placement = _to(room, f"{why}; {available_words(room)}")
-        return Move(victim.lease_id, placement, forced=False)
+    def _away(self, victims: Iterable[LeaseRecord], why: str) -> tuple[Move, ...]:
+        """Each to another card that has room beside those before it, else to the CPU."""
+        before, moves = self.rooms.copy(), list[Move]()
+        for victim in victims:
+            room = self._choice(victim, cooling(victim, self._config, self._now))
+            if room is None:
+                moves.append(Move(victim.lease_id, Placement("cpu", why), forced=False))
+                continue
+            placement = _to(room, f"{why}; {available_words(room)}")
+            moves.append(Move(victim.lease_id, placement, forced=False))
+            self.keep(room, victim)
+        self.rooms = before
+        return tuple(moves)
 
     def _once_left(self, record: LeaseRecord, room: Room, moves: tuple[Move, ...]) -> _Better:
         config, now = self._config, self._now

@@ -244,6 +244,34 @@ def test_nothing_is_promised_that_is_not_there(
             assert room.vision_leased <= room.vision_limit
 
 
+@given(
+    st.lists(st.floats(0.2, 4), min_size=2, max_size=5),
+    st.floats(1, 9),
+    st.lists(st.floats(0, 9), min_size=2, max_size=2),
+)
+def test_who_makes_room_for_a_more_important_one_goes_where_all_of_them_fit(
+    small: list[float], large: float, gaps: list[float]
+) -> None:
+    settings, now = config(vision_memory_limit_gb=9, main_llm_memory_reservation_gb=0), 1000.0
+    rig = [Card("card", 24, {"game.exe": 24 - gap}) for gap in gaps]
+    # They were here before the large one, which had the room that something has taken since.
+    rig.insert(1, Card("card", 24, {"game.exe": max(0.0, 24 - sum(small) - 0.5)}))
+    ledger = Ledger()
+    for n, size in enumerate(small):
+        request = Request(f"small {n}", Footprint(gb(size)), "worker", 0)
+        ledger.grant(request, "GPU-1", "cuda:1", "", 0)
+    waits = ledger.grant(Request("large", Footprint(gb(large)), "worker", 9), None, "cpu", "", 0)
+    waits.better_since = waits.roomy_since = 0.0
+    reading = snapshot(*rig, now=now)
+    for move in rebalance(reading, ledger, settings, now).moves:
+        record, target = ledger.get(move.lease_id), move.placement
+        assert record is not None
+        ledger.begin_move(record, target.uuid, target.device or "none", "", now=now, forced=False)
+    for index in (0, 2):
+        room = rooms(reading, ledger, settings, now)[index]
+        assert not room.vision_leased or room.available >= settings.headroom_gb * GIB
+
+
 @given(st.lists(cards, min_size=2, max_size=4), requests, cards)
 def test_pressure_moves_just_enough_and_then_is_quiet(
     rig: list[Card], wanted: list[Request], after: Card

@@ -131,6 +131,27 @@ def test_a_model_moves_over_before_a_less_important_one_falls_to_the_cpu() -> No
     assert desk.moves == ["yolo to cuda:0"]
 
 
+def test_two_that_make_room_together_do_not_go_where_there_is_room_for_one() -> None:
+    llm, third = Card("LLM", 24, programs={"ollama": 19}), Card("third", 24)
+    desk = Desk(
+        *(llm, Card("vision", 24), third),
+        main_llm_memory_reservation_gb=20,
+        vision_memory_limit_gb=8,
+    )
+    desk.ask("depth", 2.3, 4)
+    desk.ask("seg", 2.5, 4)
+    desk.ask("yolo", 1.2, 20)
+    third_only = {"depth": "cuda:1", "seg": "cuda:1", "yolo": "cuda:1", "sam": "cuda:2"}
+    desk.ask("sam", 4.8, 6)
+    assert desk.where() == third_only
+    third.programs = {"train.py": 23}
+    desk.wait(2)
+    assert desk.where()["sam"] == "cpu"
+    desk.wait(60)
+    # Beyond the promise the LLM's card has 4 GB: for either of them, not for both.
+    assert desk.where() == {"depth": "cpu", "seg": "cuda:0", "yolo": "cuda:1", "sam": "cuda:1"}
+
+
 def test_of_equals_the_largest_leaves_a_card_that_is_short() -> None:
     vision = Card("vision")
     desk = Desk(Card("LLM", programs=FULL), vision)
