@@ -31,6 +31,8 @@ room again, somebody wants it."""
 
 CPU_CHECK_SECONDS = 2.0
 """How often cards are looked at while a model waits on the CPU for one of them."""
+CARD_CHECK_SECONDS = 5.0
+"""How often while models are on cards: what a game that starts lacks so long, they hold."""
 GREW_BYTES = GIB // 16
 """A holder that has so much more than it was leased is resized."""
 SETTLE_SECONDS = 10.0
@@ -134,9 +136,13 @@ class Admission:
             return self.config.pressure_check_interval
         devices = self.snapshot.devices if self.snapshot is not None else ()
         if any(self.ledger.may_come_to(r, d.uuid) for r in self.ledger for d in devices):
-            eager = max(self.config.pressure_check_interval, CPU_CHECK_SECONDS)
-            return min(self.config.memory_check_interval, eager)
-        return self.config.memory_check_interval
+            eager = CPU_CHECK_SECONDS
+        elif any(r.uuid is not None for r in self.ledger):
+            eager = CARD_CHECK_SECONDS
+        else:
+            return self.config.memory_check_interval
+        eager = max(self.config.pressure_check_interval, eager)
+        return min(self.config.memory_check_interval, eager)
 
     def is_tense(self, now: float) -> bool:
         """Whether memory has to be watched closely."""

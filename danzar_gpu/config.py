@@ -152,7 +152,9 @@ class GPUMemoryConfig(BaseModel):
         ge=0.1,
         le=3600,
         title="Check interval",
-        description="Seconds between readings when all is calm.",
+        description=(
+            "Seconds between readings when all is calm; at most 5 while our models are on cards."
+        ),
     )
     pressure_check_interval: float = Field(
         default=1.0,
