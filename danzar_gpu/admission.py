@@ -7,7 +7,7 @@ the simulator in virtual time. No I/O, no tasks; everything happens within a cal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Ledger, Requ
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
 from danzar_gpu.placement import Placement, place
 from danzar_gpu.rebalance import cooling, rebalance
-from danzar_gpu.room import Room, rooms, want_on
+from danzar_gpu.room import Room, fits, rooms, want_on
 from danzar_gpu.trust import STALE_SECONDS, Outlook, Skeptic
 
 Policy = Literal["cpu", "wait", "fail"]
@@ -56,6 +56,7 @@ class Ticket:
     refused: Placement | None = None
     claim: tuple[str, int] | None = None
     """Bytes on a card (UUID) that others are vacating for it."""
+    claimed_at: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -221,13 +222,11 @@ class Admission:
             return ticket
         placement = self._admit(ticket, now, may_evict=True)
         if placement.evictions and placement.uuid is not None:
-            want = want_on(request, placement.uuid, self.ledger, self.config)
-            ticket.claim = placement.uuid, want.need
             if policy != "wait":
                 ticket.patience = SETTLE_SECONDS
-            self._evict(request, placement, now)
+            self._make_room(ticket, placement.uuid, placement, now)
             self._enqueue(ticket, now)
-        elif placement.uuid is not None and not self._is_behind(request, placement.uuid):
+        elif placement.uuid is not None and not self._is_behind(request, placement.uuid, now):
             self._grant(ticket, placement, now)
         elif policy == "wait":
             self._enqueue(ticket, now)
@@ -258,12 +257,12 @@ class Admission:
         """Who waits for a card, the next one first."""
         return tuple(ticket.request.name for ticket in self._queue)
 
-    def _is_behind(self, request: Request, uuid: str) -> bool:
+    def _is_behind(self, request: Request, uuid: str, now: float) -> bool:
         # What is vacated for a ticket is counted as its own: it needs no further precedence.
         return any(
             t.claim is None
             and t.request.priority >= request.priority
-            and uuid in self._could_use(t.request)
+            and uuid in self._waits_for(t.request, now)
             for t in self._queue
         )
 
@@ -281,18 +280,22 @@ class Admission:
     def _serve(self, now: float) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
 
-        But only on cards that it could use once they were empty: for another one it does not wait.
-        And for whom others made room, that one is not held up: the room may be what the first
-        lacks, and both would wait for ever.
+        But only on cards where it would fit if our models were not there: for another one it does
+        not wait, and where other programs are in its way nobody else helps it by waiting. And for
+        whom others made room, that one is not held up: the room may be what the first lacks, and
+        both would wait for ever.
         """
         held_up: set[str] = set()
         for ticket in tuple(self._queue):
             could_use = self._could_use(ticket.request)
             if not ticket.open or (ticket.claim is None and could_use and could_use <= held_up):
                 continue
-            placement = self._admit(ticket, now)
-            if placement.uuid is None:
-                held_up |= could_use
+            self._look_at_claim(ticket, now)
+            placement = self._admit(ticket, now, may_evict=ticket.claim is None)
+            if placement.uuid is None or placement.evictions:
+                held_up |= self._waits_for(ticket.request, now)
+                if placement.uuid is not None and self._all_rested(placement.evictions, now):
+                    self._make_room(ticket, placement.uuid, placement, now)
             elif ticket.claim is not None or placement.uuid not in held_up:
                 self._leave_queue(ticket)
                 self._grant(ticket, placement, now)
@@ -309,6 +312,31 @@ class Admission:
             <= self.config.vision_limit_bytes(d.total_bytes)
         }
 
+    def _waits_for(self, request: Request, now: float) -> set[str]:
+        """Of the cards that it could use those where it would fit once all of ours had left."""
+        could_use = self._could_use(request)
+        found: set[str] = set()
+        for room in self.rooms(now).values():
+            uuid = room.device.uuid
+            ours = self.ledger.tally(uuid).model_bytes + room.departing
+            want = want_on(request, uuid, self.ledger, self.config)
+            if uuid in could_use and fits(room, want, ours):
+                found.add(uuid)
+        return found
+
+    def _all_rested(self, leases: Collection[int], now: float) -> bool:
+        """Whether all of them have been where they are for long enough to be asked to leave."""
+        least = self.config.min_residency_seconds
+        return all(r.lease_id not in leases or now - r.landed_at >= least for r in self.ledger)
+
+    def _look_at_claim(self, ticket: Ticket, now: float) -> None:
+        """What others vacated for it is kept for a while only: somebody else may have taken it."""
+        if ticket.claim is None or now - ticket.claimed_at < SETTLE_SECONDS:
+            return
+        uuid, _ = ticket.claim
+        if not any(r.moving and r.uuid == uuid != r.target_uuid for r in self.ledger):
+            ticket.claim = None
+
     def _grant(self, ticket: Ticket, placement: Placement, now: float) -> None:
         request = ticket.request
         device = placement.device or "cpu"
@@ -321,7 +349,7 @@ class Admission:
 
     def _settle_at_once(self, ticket: Ticket, placement: Placement, now: float) -> None:
         """A card if it is its turn, else the CPU where the policy has it, else a refusal."""
-        if placement.uuid is not None and self._is_behind(ticket.request, placement.uuid):
+        if placement.uuid is not None and self._is_behind(ticket.request, placement.uuid, now):
             first = self._queue[0].request.name
             reason = f"{first} waits for the room on {placement.device}"
             device = "cpu" if self.config.fallback_to_cpu else None
@@ -398,8 +426,11 @@ class Admission:
         if plan.pressure:
             self._watch(now)
 
-    def _evict(self, request: Request, placement: Placement, now: float) -> None:
-        """Ask less important leases to make room for ``request``."""
+    def _make_room(self, ticket: Ticket, uuid: str, placement: Placement, now: float) -> None:
+        """Ask less important leases to leave a card for it; what they give up is kept for it."""
+        request = ticket.request
+        ticket.claim = uuid, want_on(request, uuid, self.ledger, self.config).need
+        ticket.claimed_at = now
         for lease_id in placement.evictions:
             victim = self.ledger.get(lease_id)
             if victim is None or victim.moving or victim.uuid is None:

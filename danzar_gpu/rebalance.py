@@ -5,16 +5,17 @@ The order and the arithmetic are those of ``placement.py`` and ``room.py``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 
 from danzar_gpu.config import GPUMemoryConfig
 from danzar_gpu.ledger import LeaseRecord, Ledger
 from danzar_gpu.memory import GIB, MemorySnapshot, gib
 from danzar_gpu.placement import Placement, choose, first_fit, victims_for
-from danzar_gpu.room import Room, available_words, fits, order, rooms, want_on
+from danzar_gpu.room import Room, Want, available_words, fits, order, rooms, want_on
 from danzar_gpu.trust import PLAIN, Outlook
 
 LIMIT_TOLERANCE_BYTES = GIB // 16
@@ -78,7 +79,8 @@ def rebalance(
     for record in planner.candidates():
         better = planner.better(record)
         if record.uuid is None and (better is None or better.wait == math.inf):
-            better = planner.after_a_shift(record) or planner.in_place_of(record) or better
+            shift = planner.after_a_shift(record, of_several=better is None)
+            better = shift or planner.in_place_of(record) or better
         if better is None:
             continue
         waiting.append(record.lease_id)
@@ -238,34 +240,52 @@ class _Planner:
         index = room.device.index
         self.rooms[index] = replace(room, claimed=room.claimed + want.need)
 
-    def after_a_shift(self, record: LeaseRecord) -> _Better | None:
-        """Off the CPU once another model moved over to another card where it fits as well."""
-        cold = cooling(record, self._config, self._now)
-        for room in self._rooms_but(cold, record):
+    def after_a_shift(self, record: LeaseRecord, *, of_several: bool) -> _Better | None:
+        """Off the CPU once another model, or several, moved to cards where they fit as well."""
+        why = f"makes room for {record.request.name}"
+        for room in self._rooms_but(cooling(record, self._config, self._now), record):
             want = want_on(record.request, room.device.uuid, self._ledger, self._config)
-            for other in self._resident(room):
-                if not fits(room, want, other.request.need.model_bytes):
-                    continue
-                target = self._choice(other, cooling(other, self._config, self._now))
-                if target is None:
-                    continue
-                words = f"makes room for {record.request.name}: {available_words(target)}"
-                move = Move(other.lease_id, _to(target, words), forced=False)
-                return self._once_left(record, room, (move,))
+            resident = self._resident(room)
+            for other in resident:
+                if fits(room, want, other.request.need.model_bytes):
+                    with self._supposed():
+                        move = self._over(other, why)
+                    if move is not None:
+                        return self._once_left(record, room, (move,))
+            if of_several:
+                no_more = [r for r in resident if r.request.priority <= record.request.priority]
+                if moves := self._several_over(no_more, room, want, why):
+                    return self._once_left(record, room, moves)
         return None
+
+    def _several_over(
+        self, resident: list[LeaseRecord], room: Room, want: Want, why: str
+    ) -> tuple[Move, ...]:
+        """As many of them, the largest first, as make room together; none if they can't."""
+        if not fits(room, want, sum(r.request.need.model_bytes for r in resident)):
+            return ()
+        moves: list[Move] = []
+        freed = 0
+        with self._supposed():
+            for other in sorted(resident, key=lambda r: -r.request.need.model_bytes):
+                if (move := self._over(other, why)) is None:
+                    continue
+                moves.append(move)
+                freed += other.request.need.model_bytes
+                if fits(room, want, freed):
+                    return tuple(moves)
+        return ()
 
     def in_place_of(self, record: LeaseRecord) -> _Better | None:
         """Off the CPU in the place of less important models, or of an equally important one that
         leaves room for two."""
-        if not self._config.fallback_to_cpu:
-            return None
         for room in self._rooms_but(cooling(record, self._config, self._now), record):
             resident = self._resident(room)
             victims = victims_for(record.request, room, self._ledger, self._config)
             if victims and all(victim in resident for victim in victims):
                 why = f"{record.request.name} is more important"
                 return self._once_left(record, room, self._away(victims, why))
-            for victim in resident:
+            for victim in resident if self._config.fallback_to_cpu else ():
                 if victim.request.priority != record.request.priority:
                     continue
                 if (second := self._beside(record, victim, room)) is not None:
@@ -292,17 +312,30 @@ class _Planner:
 
     def _away(self, victims: Iterable[LeaseRecord], why: str) -> tuple[Move, ...]:
         """Each to another card that has room beside those before it, else to the CPU."""
-        before, moves = self.rooms.copy(), list[Move]()
-        for victim in victims:
-            room = self._choice(victim, cooling(victim, self._config, self._now))
-            if room is None:
-                moves.append(Move(victim.lease_id, Placement("cpu", why), forced=False))
-                continue
-            placement = _to(room, f"{why}; {available_words(room)}")
-            moves.append(Move(victim.lease_id, placement, forced=False))
-            self.keep(room, victim)
-        self.rooms = before
-        return tuple(moves)
+        nowhere = Placement("cpu" if self._config.fallback_to_cpu else None, why)
+        with self._supposed():
+            return tuple(
+                self._over(victim, why) or Move(victim.lease_id, nowhere, forced=False)
+                for victim in victims
+            )
+
+    def _over(self, record: LeaseRecord, why: str) -> Move | None:
+        """To another card that has room, which has less for those after it."""
+        room = self._choice(record, cooling(record, self._config, self._now))
+        if room is None:
+            return None
+        self.keep(room, record)
+        placement = _to(room, f"{why}; {available_words(room)}")
+        return Move(record.lease_id, placement, forced=False)
+
+    @contextlib.contextmanager
+    def _supposed(self) -> Generator[None]:
+        """What is kept meanwhile is given back at the end."""
+        before = self.rooms.copy()
+        try:
+            yield
+        finally:
+            self.rooms = before
 
     def _once_left(self, record: LeaseRecord, room: Room, moves: tuple[Move, ...]) -> _Better:
         config, now = self._config, self._now

@@ -251,25 +251,110 @@ def test_what_another_model_brings_along_is_not_taken_for_growth() -> None:
     assert sizes == {"clip": gb(0.6), "depth": gb(3.0)}
 
 
-def test_whoever_others_made_room_for_is_not_held_up_by_the_first_in_the_queue() -> None:
-    desk = Desk(Card("card"), main_llm_memory_reservation_gb=8.6, fallback_to_cpu=False)
-    served: list[str] = []
+class Counter:
+    """Who waits for a card, and who was served, in that order; the CPU is not allowed."""
 
-    def ask(name: str, size: float, priority: int) -> None:
+    def __init__(self, *cards: Card, **config: object) -> None:
+        self.desk = Desk(*cards, fallback_to_cpu=False, **config)
+        self.served: list[str] = []
+
+    def ask(self, name: str, size: float, priority: int) -> None:
         need = Footprint(gb(size))
-        request = Request(name, need, name, priority, predicted=need)
-        desk.admission.ask(request, "wait", desk.now, lambda t: served.append(t.request.name))
+        self.desk.admission.ask(
+            Request(name, need, name, priority, predicted=need),
+            "wait",
+            self.desk.now,
+            lambda ticket: self.served.append(ticket.request.name),
+        )
 
-    ask("old", 1.9, 1)
-    ask("small", 0.8, 2)  # for whom the old one leaves
-    ask("large", 1.9, 3)
-    assert served == ["old"]
-    for record in desk.admission.ledger:
-        desk.admission.release(record, desk.now)
+    def release(self) -> None:
+        for record in self.desk.admission.ledger:
+            self.desk.admission.release(record, self.desk.now)
+
+    def on_cards(self) -> set[str]:
+        return {r.request.name for r in self.desk.admission.ledger if r.uuid is not None}
+
+
+def test_whoever_others_made_room_for_is_not_held_up_by_the_first_in_the_queue() -> None:
+    counter = Counter(Card("card"), main_llm_memory_reservation_gb=8.6)
+    counter.ask("old", 1.9, 1)
+    counter.ask("small", 0.8, 2)  # for whom the old one leaves
+    counter.ask("large", 1.9, 3)
+    assert counter.served == ["old"]
+    counter.release()
     # The large one stands before it, and what it lacks is just what is kept for the small one.
-    desk.wait(20)
-    assert served == ["old", "small"]
-    for record in desk.admission.ledger:
-        desk.admission.release(record, desk.now)
-    desk.wait(20)
-    assert served == ["old", "small", "large"]
+    counter.desk.wait(5)
+    assert counter.served == ["old", "small"]
+    counter.release()
+    counter.desk.wait(5)
+    assert counter.served == ["old", "small", "large"]
+
+
+def test_nobody_waits_for_one_whom_only_other_programs_keep_from_a_card() -> None:
+    card = Card("card", programs={"game.exe": 9.0})
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    counter.ask("large", 3.5, 9)
+    counter.ask("small", 0.3, 1)
+    counter.desk.wait(1)
+    assert counter.served == ["small"]
+    # Now it is our model that is in its way: nobody else comes before it, and it comes in its
+    # place, though not at once.
+    card.programs = {"game.exe": 7.8}
+    counter.desk.look()
+    counter.ask("tiny", 0.1, 1)
+    counter.desk.wait(2)
+    assert counter.on_cards() == {"small"}
+    counter.desk.wait(30)
+    assert counter.on_cards() == {"large"}
+    assert counter.desk.moves == ["small to none"]
+
+
+def test_what_was_vacated_and_taken_by_another_program_is_kept_for_nobody() -> None:
+    card = Card("card", programs={"game.exe": 8.0})
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    counter.ask("old", 3.0, 1)
+    counter.ask("new", 3.1, 9)
+    card.programs = {"game.exe": 10.2}
+    counter.desk.wait(1)
+    assert counter.on_cards() == set()
+    counter.ask("small", 0.6, 1)
+    counter.desk.wait(5)
+    assert counter.served == ["old"], "all that is free is kept for the new one"
+    counter.desk.wait(10)
+    assert counter.served == ["old", "small"]
+
+
+def test_without_the_cpu_the_more_important_of_two_that_had_to_leave_comes_back() -> None:
+    card = Card("card")
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    counter.ask("yolo", 3.0, 20)
+    counter.ask("clip", 1.0, 10)
+    counter.desk.wait(20)
+    assert counter.on_cards() == {"yolo", "clip"}
+    card.programs = {"game.exe": 11.8}
+    counter.desk.wait(2)
+    assert counter.on_cards() == set()
+    # Room for the less important one alone, then for one of them, whichever it is.
+    card.programs = {"game.exe": 10.0}
+    counter.desk.wait(120)
+    assert counter.on_cards() == {"clip"}
+    card.programs = {"game.exe": 8.0}
+    counter.desk.wait(200)
+    assert counter.on_cards() == {"yolo"}
+
+
+def test_several_move_over_for_one_that_no_card_has_room_for() -> None:
+    vision, third = Card("vision"), Card("third", programs={"train.py": 9.5})
+    llm = Card("LLM", programs={"train.py": 10.0})
+    desk = Desk(llm, vision, third, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    desk.ask("clip", 1.2, 5)
+    desk.ask("ocr", 1.0, 5)
+    assert desk.where() == {"clip": "cuda:1", "ocr": "cuda:1"}
+    vision.programs = {"game.exe": 8.0}
+    desk.ask("large", 2.9, 5)
+    assert desk.where()["large"] == "cpu"
+    desk.wait(60)
+    # Each of them leaves too little, and no other card has room for both.
+    assert desk.where() == {"clip": "cuda:0", "ocr": "cuda:2", "large": "cuda:1"}
+    desk.wait(600)
+    assert len(desk.moves) == 3
