@@ -128,6 +128,12 @@ class Desk(Protocol):
     @property
     def config(self) -> GPUMemoryConfig: ...
     @property
+    def reservation(self) -> int:
+        """Bytes that are promised to the main LLM on its card; with ``auto`` as the product has
+        learned them by now."""
+        ...
+
+    @property
     def jobs(self) -> list[Job]:
         """The models that are wanted now, in the order of asking."""
         ...
@@ -221,6 +227,10 @@ class Engine:
     @property
     def config(self) -> GPUMemoryConfig:
         return self._trace.gpu_memory
+
+    @property
+    def reservation(self) -> int:
+        return self.world.reservation(self._now)
 
     @property
     def jobs(self) -> list[Job]:
@@ -487,7 +497,7 @@ class Engine:
                 continue
             need = size + (0 if job.holder in card.models else card.context)
             ours = sum(sum(models.values()) for models in card.models.values())
-            available = card.free(self._now) - self.world.outstanding(card.index)
+            available = card.free(self._now) - self.world.outstanding(card.index, self._now)
             wanted = max(config.cpu_fallback_threshold_gb * GIB, need + config.headroom_gb * GIB)
             if available >= wanted and ours + size <= config.vision_limit_bytes(card.total):
                 return True
@@ -558,7 +568,7 @@ class Engine:
         card = self.world.cards[index]
         if card.lost or demand.starved_since is not None or index != self.config.main_llm_index:
             return
-        if demand.wanted <= self.world.outstanding(index):
+        if demand.wanted <= self.world.outstanding(index, self._now):
             demand.starved_since = self._now
             self.score.starved(self._now, f"the LLM asked for {demand.wanted / GIB:.1f} GB")
 

@@ -20,10 +20,12 @@ import random
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from danzar_gpu.learning import PeakRecorder
 from danzar_gpu.memory import GIB
 from danzar_gpu.room import SURPRISE_SHARE, configured_reservation
 from danzar_gpu.simulate.engine import LEAVE_SECONDS, THRASH_SECONDS, grown_gb, growth_times
 from danzar_gpu.simulate.trace import Model, Program, Trace
+from danzar_gpu.simulate.world import HOUR_SECONDS
 
 SLACK_SECONDS = 0.05
 MOVE_PENALTY_SECONDS = 0.5
@@ -340,14 +342,12 @@ class Plan:
                     if self._points[n] >= until:
                         break
                     lost[n] = True
-        reservation = (
-            configured_reservation(self._config) if index == self._config.main_llm_index else 0
-        )
+        promised = self._promised(index, llm)
         total = int((card.total_gb - card.driver_gb) * GIB)
         plain = [
             EMPTY
             if lost[n] or index in self._closed
-            else total - other[n] - max(llm[n], reservation)
+            else total - other[n] - max(llm[n], promised[n])
             for n in range(count)
         ]
         ahead: list[int] = []
@@ -356,12 +356,28 @@ class Plan:
             ahead.append(min(plain[n : max(n + 1, min(stop, count))]))
         return ahead, plain
 
+    def _promised(self, index: int, llm: list[int]) -> list[int]:
+        """The LLM's reservation in each stretch, as ``World.reservation`` has it."""
+        config = self._config
+        if index != config.main_llm_index:
+            return [0] * len(llm)
+        if config.main_llm_memory_reservation_gb != "auto":
+            return [configured_reservation(config)] * len(llm)
+        peaks, total = PeakRecorder(), int(self._trace.rig[index].total_gb * GIB)
+        promised: list[int] = []
+        for at, held in zip(self._points, llm, strict=False):
+            peaks.add(at, held)
+            promised.append(peaks.reservation(config, total).size_bytes)
+        return promised
+
     def _breakpoints(self) -> list[float]:
         trace = self._trace
         tails = {_tail(card.release_lag) for card in trace.rig}
         lags = {card.release_lag for card in trace.rig}
         waits = (0.0, self._config.return_dwell_seconds)
         points: set[float] = {0.0, self._end}
+        if self._config.main_llm_memory_reservation_gb == "auto":
+            points |= set(range(0, int(self._end), HOUR_SECONDS))
         arrivals: set[float] = set()
         for program in trace.foreign:
             life = (self._end if program.until is None else program.until) - program.at

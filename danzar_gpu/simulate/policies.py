@@ -53,6 +53,7 @@ class DanzarPolicy(PolicyBase):
             held = self.desk.allocator(holder)
             memory = HolderMemory(self.desk.pid(holder), {i: (b, b) for i, b in held.items()})
             self._admission.holder_memory(holder, memory)
+        self._admission.reservation_bytes = self.desk.reservation
         monitoring = self.desk.config.enable_memory_monitoring
         ledger = self._admission.ledger
         for device in snapshot.devices:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from danzar_gpu.config import GPUMemoryConfig
+from danzar_gpu.learning import PeakRecorder
 from danzar_gpu.memory import GIB, DeviceMemory, GpuProcess, MemorySnapshot
+from danzar_gpu.room import configured_reservation
 from danzar_gpu.simulate.trace import Card, SensorFault
 
 SOURCE = "trace"
+HOUR_SECONDS = 3600
 
 
 @dataclass(slots=True)
@@ -106,6 +109,10 @@ class World:
         self.pids: dict[str, int] = {}
         self.reads = 0
         self._last: dict[int, DeviceMemory] = {}
+        auto = config.main_llm_memory_reservation_gb == "auto"
+        self._learns = auto and config.main_llm_index < len(self.cards)
+        self._peaks = PeakRecorder()
+        self._learned_at = 0.0
 
     # Our models
 
@@ -160,6 +167,7 @@ class World:
 
     def take(self, index: int, process: str, size: int, now: float, *, llm: bool) -> None:
         """A program takes memory that ``room_for`` said is there."""
+        self._learn(now)
         card = self.cards[index]
         card.reclaim(process, size, now)
         card.programs[process] = card.programs.get(process, 0) + size
@@ -168,6 +176,7 @@ class World:
 
     def give(self, index: int, process: str, size: int, now: float, *, llm: bool) -> None:
         """A program gives memory up."""
+        self._learn(now)
         card = self.cards[index]
         left = card.programs.get(process, 0) - size
         if left > 0:
@@ -178,12 +187,28 @@ class World:
             card.llm = max(0, card.llm - size)
         card.release(process, size, now)
 
-    def outstanding(self, index: int) -> int:
-        """What the LLM may still claim of its configured reservation on a card."""
+    def reservation(self, now: float) -> int:
+        """What is promised to the LLM on its card: as configured, or (``auto``) as the product
+        has learned it by now."""
+        if not self._learns:
+            return configured_reservation(self.config)
+        self._learn(now)
+        total = self.cards[self.config.main_llm_index].total
+        return self._peaks.reservation(self.config, total).size_bytes
+
+    def _learn(self, now: float) -> None:
+        """The LLM has held as much as it does since the last look."""
+        if self._learns:
+            held = self.cards[self.config.main_llm_index].llm
+            for hour in range(int(self._learned_at // HOUR_SECONDS), int(now // HOUR_SECONDS) + 1):
+                self._peaks.add(hour * HOUR_SECONDS, held)
+            self._learned_at = now
+
+    def outstanding(self, index: int, now: float) -> int:
+        """What the LLM may still claim of its reservation on a card."""
         if index != self.config.main_llm_index:
             return 0
-        size = self.config.main_llm_memory_reservation_gb
-        return max(0, int((8.0 if size == "auto" else size) * GIB) - self.cards[index].llm)
+        return max(0, self.reservation(now) - self.cards[index].llm)
 
     # The sensor
 

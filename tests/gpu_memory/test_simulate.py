@@ -296,6 +296,22 @@ def test_beyond_its_reservation_the_llm_waits_without_being_starved() -> None:
     assert score.squeezed_seconds == 150
 
 
+def test_a_reservation_that_is_learned_follows_the_llm_through_the_hours_of_a_trace() -> None:
+    text = (
+        "duration: %s\nrig: [{total_gb: 6, context_gb: 0.3}]\n"
+        "gpu_memory: {main_llm_memory_reservation_gb: auto, vision_device: 'cuda:0'}\n"
+        "models: [{name: a, need_gb: 0.5}]\n"
+        "foreign:\n- {device: 0, process: ollama, gb: 2.4, at: 10m, llm: true, until: 200m}"
+    )
+    for policy in ("danzar", "oracle"):
+        # All of the card until the LLM was seen in a third hour, 2.6 GB from then on.
+        assert play(parse(text % "2h"), POLICIES[policy]()).gpu_fraction == 0
+        assert play(parse(text % "4h"), POLICIES[policy]()).gpu_fraction > 0.49
+    # What the LLM asks for beyond what it ever held was promised by nobody.
+    more = text + "\n- {device: 0, process: ollama, gb: 5.9, at: 210m, llm: true, until: 220m}"
+    assert play(parse(more % "4h"), Fixed(0)).llm_starved_count == 0
+
+
 def test_growth_runs_out_of_memory_where_there_is_none() -> None:
     text = "duration: 300\nmodels: [{name: a, need_gb: 1, growth: {gb: %s, seconds: 100}}]\n"
     tight = "foreign: [{device: 1, gb: 9.5}]"
