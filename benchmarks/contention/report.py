@@ -68,9 +68,9 @@ would stutter or fail.
 - The oracle keeps the product's rules, too (reservation, limit, headroom, dwell, priorities); a
   peer with a share above the oracle's broke or stretched one.
 - On traces drawn by chance (`python -m benchmarks.contention.random`) the product misses the goal
-  on about one in seventy. Of some thirty such traces that were looked at one by one most have a twin
-  that is the same up to the decision and on which the other choice is right, so that nobody without
-  the future can be right on both:
+  on about one in seventy. Of some thirty such traces that were looked at one by one most have a
+  twin that is the same up to the decision and on which the other choice is right, so that nobody
+  without the future can be right on both:
   - *A size.* 3 GB are predicted for a model that was never measured, the card has 4.9 GB, and the
     model takes 4.5 GB and the context 0.6: out of memory. Had it taken 3.3 GB, to stay away would
     have cost the whole share. The same holds where a context is smaller than the 0.45 GB assumed.

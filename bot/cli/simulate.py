@@ -19,7 +19,7 @@ from rich.progress import Progress, TaskID
 from bot.cli.arguments import named_path
 from bot.cli.exits import Exit
 from bot.cli.progress import progress_bar
-from bot.cli.simulate_results import as_json, print_table
+from bot.cli.simulate_results import as_json, print_journals, print_table
 from bot.settings import Settings
 from danzar_gpu.file_errors import why
 from danzar_gpu.history import HistoryStore
@@ -37,6 +37,7 @@ from danzar_gpu.simulate import (
     policy_named,
     unplayed,
 )
+from danzar_gpu.simulate.journal import journal
 from danzar_gpu.simulate.plot import PlotUnavailable, check, draw
 from danzar_gpu.simulate.recorded import Known, Recording, TooLittle, trace_of
 from danzar_gpu.simulate.trace import DAY_SECONDS, LONGEST_SECONDS
@@ -74,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=named_path,
         metavar="FILE.png",
         help="draw memory by holder over time (seed 0)",
+    )
+    parser.add_argument(
+        "--decisions",
+        action="store_true",
+        help="tell what each policy decided when, and why (seed 0)",
     )
     parser.add_argument(
         "--from-history", action="store_true", help="replay what the bot recorded on this machine"
@@ -143,11 +149,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             check(plot)
         if args.save_trace is not None and not _saved(trace, args.save_trace):
             return Exit.FAILED
-        outcomes, scores = _contest(trace, policies, args.seeds, record=plot is not None)
+        record = plot is not None or args.decisions
+        outcomes, scores = _contest(trace, policies, args.seeds, record=record)
+        told = {name: journal(trace, score) for name, score in scores.items()}
+        told = told if args.decisions else {}
         if args.json:
-            print(json.dumps(as_json(trace, outcomes, args.seeds), indent=2))
+            print(json.dumps(as_json(trace, outcomes, args.seeds, told), indent=2))
         else:
             print_table(trace, outcomes, args.seeds)
+            print_journals(told)
         if plot is not None:
             draw(trace, scores, plot)
     except (_PolicyFailed, PlotUnavailable) as error:

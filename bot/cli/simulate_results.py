@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from danzar_gpu.plural import counted
 from danzar_gpu.simulate import METRICS, Outcome, Trace, percent
+from danzar_gpu.simulate.journal import Entry
 
 _HEADINGS = {
     "oom_count": "out of\nmemory",
@@ -24,8 +26,10 @@ _HEADINGS = {
 }
 
 
-def as_json(trace: Trace, outcomes: list[Outcome], seeds: int) -> dict[str, object]:
-    """For programs; ``None`` where there is no figure."""
+def as_json(
+    trace: Trace, outcomes: list[Outcome], seeds: int, told: Mapping[str, list[Entry]]
+) -> dict[str, object]:
+    """For programs; ``None`` where there is no figure. ``told``: what is to be told of a policy."""
     return {
         "trace": trace.name,
         "duration_seconds": trace.end,
@@ -44,10 +48,17 @@ def as_json(trace: Trace, outcomes: list[Outcome], seeds: int) -> dict[str, obje
                 "runs": [
                     {name: _figure(value) for name, value in run.items()} for run in outcome.runs
                 ],
+                **_decisions(told.get(outcome.policy)),
             }
             for outcome in outcomes
         },
     }
+
+
+def _decisions(told: list[Entry] | None) -> dict[str, object]:
+    if told is None:
+        return {}
+    return {"decisions": [{"at": round(at, 3), "words": words} for at, words in told]}
 
 
 def _figure(value: float) -> float | None:
@@ -78,6 +89,14 @@ def print_table(trace: Trace, outcomes: list[Outcome], seeds: int) -> None:
     console.print(table)
     if seeds > 1:
         console.print(f"mean over {seeds} seeds and the 95 % interval of the mean")
+
+
+def print_journals(told: Mapping[str, list[Entry]]) -> None:
+    """Below the table, a line for each event and decision."""
+    for policy, entries in told.items():
+        print(f"\n{policy} (seed 0), seconds:")
+        for at, words in entries:
+            print(f"{at:10.1f}  {words}")
 
 
 def _cell(outcome: Outcome, name: str) -> str:

@@ -498,6 +498,36 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["policies"]["cpu"]["runs"]) == 2
 
 
+def test_the_command_tells_every_decision_with_its_reason_and_what_it_answers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "told.yaml"
+    path.write_text(
+        CARDS + "duration: 200\nmodels: [{name: clip, need_gb: 1, at: 5}]\n"
+        "foreign: [{device: 1, process: game.exe, gb: 11.5, at: 60}]\n"
+        "sensor: [{kind: no_processes, device: 0, at: 90, until: 95}]",
+        encoding="utf-8",
+    )
+    words = ["simulate", str(path), "--policy", "danzar", "static"]
+    assert main([*words, "--json"]) == 0
+    assert "decisions" not in capsys.readouterr().out
+    assert main([*words, "--json", "--decisions"]) == 0
+    policies = json.loads(capsys.readouterr().out)["policies"]
+    told = [(e["at"], e["words"]) for e in policies["danzar"]["decisions"]]
+    assert [at for at, _ in told] == sorted(at for at, _ in told)
+    game = told.index((60.0, "+ game.exe: 11.5GB on card 1"))
+    assert told[0] == (5.0, "+ clip is wanted (priority 0, 1.0GB expected, 1.0GB taken)")
+    assert told[1][1].startswith("clip goes to cuda:1: Device 1")
+    leaves = next(words for _, words in told[game:] if words.startswith("clip leaves cuda:1"))
+    assert "is short of" in leaves
+    assert (95.0, "! card 0: over (no list of processes)") in told
+    assert not any("leaves" in e["words"] for e in policies["static"]["decisions"])
+    assert main([*words, "--decisions"]) == 0
+    out = capsys.readouterr().out
+    assert f"      60.0  {told[game][1]}" in out
+    assert out.index("static (seed 0), seconds:") > out.index("danzar (seed 0), seconds:")
+
+
 def test_the_command_prints_a_table_and_draws(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -1,0 +1,43 @@
+"""What happened in a run, in words and in order: the trace's events, each decision, each error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from danzar_gpu.simulate.metrics import Score
+from danzar_gpu.simulate.trace import Fault, Trace
+
+FAULTS: dict[Fault, str] = {
+    "stale": "its last reading again and again",
+    "not_supported": "no reading",
+    "zero": "figures of 0",
+    "lost": "it is lost",
+    "no_processes": "no list of processes",
+}
+Entry = tuple[float, str]
+"""Seconds since the trace began, and what happened then."""
+
+
+def journal(trace: Trace, score: Score) -> list[Entry]:
+    """Of a recorded run of this very trace; what happens at once stands cause first."""
+    found = [*_events(trace), *score.notes, *((at, f"❌ {text}") for at, text in score.faults)]
+    return sorted((entry for entry in found if entry[0] <= trace.end), key=lambda entry: entry[0])
+
+
+def _events(trace: Trace) -> Iterator[Entry]:
+    for program in trace.foreign:
+        where = f"card {program.device}{', the main LLM' if program.llm else ''}"
+        grows = ", and grows" if program.growth is not None else ""
+        yield program.at, f"+ {program.process}: {program.gb:.1f}GB on {where}{grows}"
+        if program.until is not None:
+            yield program.until, f"- {program.process}: {program.gb:.1f}GB on {where}"
+    for model in trace.models:
+        size = f"{model.need_gb:.1f}GB expected, {model.peak_gb:.1f}GB taken"
+        yield model.at, f"+ {model.name} is wanted (priority {model.priority}, {size})"
+        if model.until is not None:
+            yield model.until, f"- {model.name} is wanted no more"
+    for fault in trace.sensor:
+        where = "all cards" if fault.device is None else f"card {fault.device}"
+        yield fault.at, f"! {where}: {FAULTS[fault.kind]}"
+        if fault.until is not None:
+            yield fault.until, f"! {where}: over ({FAULTS[fault.kind]})"
