@@ -164,6 +164,7 @@ class GPUMemoryManager:
             self._note(
                 "monitoring",
                 f"monitoring is on: every {self.config.memory_check_interval:g} seconds, "
+                "sooner while models are on cards, "
                 f"every {self.config.pressure_check_interval:g} when memory is tight",
             )
 
