@@ -146,6 +146,9 @@ def test_without_glibc_nothing_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None
 class FakeCuda:
     """Two cards as torch would see them."""
 
+    class DeferredCudaCallError(Exception):
+        """As torch's: something that was put off until CUDA starts has failed."""
+
     def __init__(self, *uuids: str) -> None:
         self.uuids = uuids
         self.shares: dict[int, float] = {}
@@ -309,6 +312,12 @@ def test_a_cuda_that_does_not_start_is_nothing_to_rehearse_for(cuda: FakeCuda) -
     assert "CUDA does not start for cuda:0 (RTX 4090): CUDA unknown error" in str(caught.value)
     assert "modprobe nvidia_uvm" in str(caught.value)
     assert "VISIBLE_DEVICES" not in str(caught.value)
+    words = "CUDA call failed lazily at initialization with error: Invalid device id\n\nCUDA ..."
+    cuda.no_start = cuda.DeferredCudaCallError(words)
+    with pytest.raises(PlaceError, match="with error: Invalid device id") as caught:
+        resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
+    assert caught.value.about == "process"
+    assert "\n" not in str(caught.value)
 
 
 def test_a_simulated_card_is_the_cpu_and_says_so(cuda: FakeCuda) -> None:

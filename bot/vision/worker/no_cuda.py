@@ -44,7 +44,7 @@ def why_no_cuda(torch: Any) -> NoCuda | None:
     """``None`` where CUDA does start."""
     try:
         torch.cuda.init()
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         words = str(error)
         for sign, remedy in LASTING.items():
             if sign in words.lower():
@@ -55,4 +55,4 @@ def why_no_cuda(torch: Any) -> NoCuda | None:
 
 def _shortened(words: str) -> str:
     """Without what torch supposes: mostly a variable that nobody has touched."""
-    return words.split(". ")[0].split(" - ")[0].strip()
+    return words.strip().splitlines()[0].split(". ")[0].split(" - ")[0]
