@@ -302,8 +302,8 @@ NO_FIT_SIZE = "A size is a number of GB between 0.01 and 1024, such as 2.5 or 51
 NO_SUCH_SIZE = "How much to reserve is a number of GB between 0 and 1024, or auto."
 
 MONITOR_ON = (
-    "🟢 GPU memory monitoring is **on**: a reading every {interval:g} s (sooner while models are on "
-    "cards or memory is tight), and a warning above {percent:g}%."
+    "🟢 GPU memory monitoring is **on**: a reading every {interval:g} s (sooner while models are "
+    "on cards or memory is tight), and a warning above {percent:g}%."
 )
 MONITOR_OFF = (
     "🔴 GPU memory monitoring is **off**: no readings, no warnings. `{prefix}gpu status` still "

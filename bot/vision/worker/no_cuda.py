@@ -55,4 +55,4 @@ def why_no_cuda(torch: Any) -> NoCuda | None:
 
 def _shortened(words: str) -> str:
     """Without what torch supposes: mostly a variable that nobody has touched."""
-    return words.strip().splitlines()[0].split(". ")[0].split(" - ")[0]
+    return words.strip().split("\n")[0].split(". ")[0].split(" - ")[0]
