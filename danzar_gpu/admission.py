@@ -7,7 +7,7 @@ the simulator in virtual time. No I/O, no tasks; everything happens within a cal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -41,6 +41,15 @@ SETTLE_SECONDS = 10.0
 CLOSED = "the manager is closed"
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What others are vacating on a card for one that waits."""
+
+    uuid: str
+    size_bytes: int
+    at: float
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A request on its way to a lease. ``record`` or ``refused`` is set when it is settled."""
@@ -54,9 +63,7 @@ class Ticket:
     """Seconds after which whoever drives this calls ``give_up``; ``None``: never."""
     record: LeaseRecord | None = None
     refused: Placement | None = None
-    claim: tuple[str, int] | None = None
-    """Bytes on a card (UUID) that others are vacating for it."""
-    claimed_at: float = 0.0
+    claim: Claim | None = None
 
     @property
     def open(self) -> bool:
@@ -76,6 +83,8 @@ class Admission:
     reservation_bytes: int | None = None
     """The LLM's reservation where it is learned; ``None``: the configured one."""
     _queue: list[Ticket] = field(default_factory=list[Ticket])
+    _vacated: dict[int, Claim] = field(default_factory=dict[int, Claim])
+    """By lease without a card: what others are leaving for it."""
     _arrivals: int = 0
     _watch_until: float = 0.0
     _skeptic: Skeptic = field(default_factory=Skeptic)
@@ -111,7 +120,7 @@ class Admission:
         self._reconcile(snapshot, now)
         if may_move:
             self._rebalance(snapshot, now)
-        self._serve(now)
+        self._serve(now, may_evict=may_move)
         self._quiet = self._state(snapshot, now) if may_move else None
 
     def _state(self, snapshot: MemorySnapshot, now: float) -> tuple[object, ...] | None:
@@ -173,14 +182,19 @@ class Admission:
         return rooms(self.snapshot, self.ledger, self.config, now, self._outlook(None))
 
     def _outlook(
-        self, max_age: float | None = STALE_SECONDS, asking: Ticket | None = None
+        self,
+        max_age: float | None = STALE_SECONDS,
+        asking: Ticket | None = None,
+        *,
+        leases: bool = True,
     ) -> Outlook:
         # To show where a model would go the last reading will do; to send it there it won't.
+        counted = [t.claim for t in self._queue if t.claim is not None and t is not asking]
+        if leases:  # among themselves their order counts
+            counted += self._vacated.values()
         claims: dict[str, int] = {}
-        for ticket in self._queue:
-            if ticket.claim is not None and ticket is not asking:
-                uuid, size = ticket.claim
-                claims[uuid] = claims.get(uuid, 0) + size
+        for claim in counted:
+            claims[claim.uuid] = claims.get(claim.uuid, 0) + claim.size_bytes
         return Outlook(
             self.reservation_bytes, self._skeptic.doubts, self._skeptic.llm_likely, claims, max_age
         )
@@ -221,12 +235,13 @@ class Admission:
             self._grant(ticket, Placement("cpu", why), now)
             return ticket
         placement = self._admit(ticket, now, may_evict=True)
-        if placement.evictions and placement.uuid is not None:
+        behind = placement.uuid is not None and self._behind_whom(request, placement.uuid, now)
+        if placement.evictions and not behind:
             if policy != "wait":
                 ticket.patience = SETTLE_SECONDS
-            self._make_room(ticket, placement.uuid, placement, now)
+            self._make_room(ticket, placement, now)
             self._enqueue(ticket, now)
-        elif placement.uuid is not None and not self._is_behind(request, placement.uuid, now):
+        elif placement.uuid is not None and not behind:
             self._grant(ticket, placement, now)
         elif policy == "wait":
             self._enqueue(ticket, now)
@@ -257,14 +272,14 @@ class Admission:
         """Who waits for a card, the next one first."""
         return tuple(ticket.request.name for ticket in self._queue)
 
-    def _is_behind(self, request: Request, uuid: str, now: float) -> bool:
-        # What is vacated for a ticket is counted as its own: it needs no further precedence.
-        return any(
-            t.claim is None
-            and t.request.priority >= request.priority
-            and uuid in self._waits_for(t.request, now)
-            for t in self._queue
-        )
+    def _behind_whom(self, request: Request, uuid: str, now: float) -> str | None:
+        """Who waits for this card and comes before it; ``None``: nobody."""
+        for ticket in self._queue:
+            # What is vacated for a ticket is counted as its own: it needs no further precedence.
+            first = ticket.claim is None and ticket.request.priority >= request.priority
+            if first and uuid in self._waits_for(ticket.request, now):
+                return ticket.request.name
+        return None
 
     def _enqueue(self, ticket: Ticket, now: float) -> None:
         self._arrivals += 1
@@ -277,25 +292,28 @@ class Admission:
         if ticket in self._queue:
             self._queue.remove(ticket)
 
-    def _serve(self, now: float) -> None:
+    def _serve(self, now: float, *, may_evict: bool = False) -> None:
         """Grant in order; whoever is first and doesn't fit holds up the rest, so none starves.
 
-        But only on cards where it would fit if our models were not there: for another one it does
-        not wait, and where other programs are in its way nobody else helps it by waiting. And for
-        whom others made room, that one is not held up: the room may be what the first lacks, and
-        both would wait for ever.
+        But only on cards where it would fit if our models that are no more important were not
+        there: for another one it does not wait, and where others are in its way nobody helps it by
+        waiting. And for whom others made room, that one is not held up: the room may be what the
+        first lacks, and both would wait for ever.
         """
         held_up: set[str] = set()
         for ticket in tuple(self._queue):
             could_use = self._could_use(ticket.request)
             if not ticket.open or (ticket.claim is None and could_use and could_use <= held_up):
                 continue
-            self._look_at_claim(ticket, now)
-            placement = self._admit(ticket, now, may_evict=ticket.claim is None)
-            if placement.uuid is None or placement.evictions:
+            if ticket.claim is not None and self._has_lapsed(ticket.claim, now):
+                ticket.claim = None
+            placement = self._admit(ticket, now, may_evict=may_evict and ticket.claim is None)
+            uuid = placement.uuid
+            if uuid is None or placement.evictions:
+                may = uuid is not None and uuid not in held_up
                 held_up |= self._waits_for(ticket.request, now)
-                if placement.uuid is not None and self._all_rested(placement.evictions, now):
-                    self._make_room(ticket, placement.uuid, placement, now)
+                if may and self._may_displace(ticket.request, placement, now):
+                    self._make_room(ticket, placement, now)
             elif ticket.claim is not None or placement.uuid not in held_up:
                 self._leave_queue(ticket)
                 self._grant(ticket, placement, now)
@@ -313,29 +331,40 @@ class Admission:
         }
 
     def _waits_for(self, request: Request, now: float) -> set[str]:
-        """Of the cards that it could use those where it would fit once all of ours had left."""
+        """Of the cards that it could use those where it would fit once all of ours had left that
+        are no more important."""
         could_use = self._could_use(request)
         found: set[str] = set()
         for room in self.rooms(now).values():
             uuid = room.device.uuid
-            ours = self.ledger.tally(uuid).model_bytes + room.departing
+            ours = room.departing + room.claimed
+            for record in self.ledger:
+                if uuid in (record.uuid, record.target_uuid):
+                    more_important = record.request.priority > request.priority
+                    ours += 0 if more_important else record.request.need.model_bytes
             want = want_on(request, uuid, self.ledger, self.config)
             if uuid in could_use and fits(room, want, ours):
                 found.add(uuid)
         return found
 
-    def _all_rested(self, leases: Collection[int], now: float) -> bool:
-        """Whether all of them have been where they are for long enough to be asked to leave."""
+    def _may_displace(self, request: Request, placement: Placement, now: float) -> bool:
+        """Whether those that would leave for it have been there for long enough, and no lease
+        without a card is to come there before it."""
         least = self.config.min_residency_seconds
-        return all(r.lease_id not in leases or now - r.landed_at >= least for r in self.ledger)
+        for record in self.ledger:
+            if record.lease_id in placement.evictions and now - record.landed_at < least:
+                return False
+            comes = record.uuid is None and not record.moving and record.better_since is not None
+            first = comes and record.request.priority >= request.priority
+            if first and placement.uuid in self._waits_for(record.request, now):
+                return False
+        return True
 
-    def _look_at_claim(self, ticket: Ticket, now: float) -> None:
-        """What others vacated for it is kept for a while only: somebody else may have taken it."""
-        if ticket.claim is None or now - ticket.claimed_at < SETTLE_SECONDS:
-            return
-        uuid, _ = ticket.claim
-        if not any(r.moving and r.uuid == uuid != r.target_uuid for r in self.ledger):
-            ticket.claim = None
+    def _has_lapsed(self, claim: Claim, now: float) -> bool:
+        """What others vacated is kept for a while only: somebody else may have taken it."""
+        if now - claim.at < SETTLE_SECONDS:
+            return False
+        return not any(r.moving and r.uuid == claim.uuid != r.target_uuid for r in self.ledger)
 
     def _grant(self, ticket: Ticket, placement: Placement, now: float) -> None:
         request = ticket.request
@@ -349,8 +378,9 @@ class Admission:
 
     def _settle_at_once(self, ticket: Ticket, placement: Placement, now: float) -> None:
         """A card if it is its turn, else the CPU where the policy has it, else a refusal."""
-        if placement.uuid is not None and self._is_behind(ticket.request, placement.uuid, now):
-            first = self._queue[0].request.name
+        uuid = placement.uuid
+        first = self._behind_whom(ticket.request, uuid, now) if uuid is not None else None
+        if first is not None:
             reason = f"{first} waits for the room on {placement.device}"
             device = "cpu" if self.config.fallback_to_cpu else None
             placement = Placement(device, reason)
@@ -408,7 +438,8 @@ class Admission:
         self.note("resized", text, logging.INFO, {"models": names, "more_bytes": more})
 
     def _rebalance(self, snapshot: MemorySnapshot, now: float) -> None:
-        plan = rebalance(snapshot, self.ledger, self.config, now, outlook=self._outlook())
+        outlook = self._outlook(leases=False)
+        plan = rebalance(snapshot, self.ledger, self.config, now, outlook=outlook)
         for record in self.ledger:
             if record.lease_id not in plan.waiting_to_return:
                 record.better_since = None
@@ -423,14 +454,26 @@ class Admission:
             if record is not None and not record.moving:
                 cause = "pressure" if move.forced else "return"
                 self._begin_move(record, move.placement, now, cause)
+        if plan.vacated is not None:
+            lease_id, uuid = plan.vacated
+            if (record := self.ledger.get(lease_id)) is not None:
+                self._vacated[lease_id] = self._claim(record.request, uuid, now)
+        for lease_id, claim in tuple(self._vacated.items()):
+            record = self.ledger.get(lease_id)
+            waits = record is not None and record.uuid is None and not record.moving
+            if not waits or self._has_lapsed(claim, now):
+                del self._vacated[lease_id]
         if plan.pressure:
             self._watch(now)
 
-    def _make_room(self, ticket: Ticket, uuid: str, placement: Placement, now: float) -> None:
+    def _claim(self, request: Request, uuid: str, now: float) -> Claim:
+        return Claim(uuid, want_on(request, uuid, self.ledger, self.config).need, now)
+
+    def _make_room(self, ticket: Ticket, placement: Placement, now: float) -> None:
         """Ask less important leases to leave a card for it; what they give up is kept for it."""
+        assert placement.uuid is not None
         request = ticket.request
-        ticket.claim = uuid, want_on(request, uuid, self.ledger, self.config).need
-        ticket.claimed_at = now
+        ticket.claim = self._claim(request, placement.uuid, now)
         for lease_id in placement.evictions:
             victim = self.ledger.get(lease_id)
             if victim is None or victim.moving or victim.uuid is None:

@@ -53,6 +53,8 @@ class Rebalance:
     """Those of them for which it has the margin for a return, too."""
     pressure: tuple[tuple[int, int], ...] = ()
     """(device index, missing bytes) of every card with less free than promised."""
+    vacated: tuple[int, str] | None = None
+    """(lease, card's UUID): for whom others leave which card."""
 
 
 def rebalance(
@@ -76,6 +78,7 @@ def rebalance(
     planner.rescue()
     waiting: list[int] = []
     roomy: list[int] = []
+    vacated: tuple[int, str] | None = None
     for record in planner.candidates():
         better = planner.better(record)
         if record.uuid is None and (better is None or better.wait == math.inf):
@@ -89,9 +92,11 @@ def rebalance(
         if better.wait <= 0 and not planner.moves:
             # One return at a time: the next reading shows what it really took.
             planner.moves += better.moves
+            if all(move.lease_id != record.lease_id for move in better.moves):
+                vacated = record.lease_id, better.room.device.uuid
         elif better.wait <= SOON_SECONDS:
             planner.keep(better.room, record)
-    return Rebalance(tuple(planner.moves), tuple(waiting), tuple(roomy), tuple(pressure))
+    return Rebalance(tuple(planner.moves), tuple(waiting), tuple(roomy), tuple(pressure), vacated)
 
 
 def _deficit(room: Room, config: GPUMemoryConfig) -> int:

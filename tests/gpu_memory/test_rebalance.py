@@ -19,6 +19,8 @@ class Desk:
         self.now = 0.0
         self.moves: list[str] = []
         self.told: list[LeaseRecord] = []
+        self.may_move = True
+        """Whether monitoring is on."""
         self.fails = False
         """Whether whoever is told to move finds no room there."""
         self.admission = Admission(
@@ -28,7 +30,8 @@ class Desk:
 
     def look(self) -> None:
         devices = tuple(card.device(i, self.now) for i, card in enumerate(self.cards))
-        self.admission.observe(MemorySnapshot(self.now, "scripted", devices, self.now), self.now)
+        snapshot = MemorySnapshot(self.now, "scripted", devices, self.now)
+        self.admission.observe(snapshot, self.now, may_move=self.may_move)
         for record in self.told:
             self.moves.append(f"{record.request.name} to {record.target_device}")
             if self.fails:
@@ -358,3 +361,68 @@ def test_several_move_over_for_one_that_no_card_has_room_for() -> None:
     assert desk.where() == {"clip": "cuda:0", "ocr": "cuda:2", "large": "cuda:1"}
     desk.wait(600)
     assert len(desk.moves) == 3
+
+
+def test_the_room_that_one_makes_is_not_another_ones_who_asks_meanwhile() -> None:
+    for priority in (10, 20, 30):
+        card = Card("card")
+        counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+        counter.ask("important", 3.0, 30)
+        counter.ask("small", 1.0, 10)
+        counter.desk.wait(20)
+        card.programs = {"game.exe": 11.8}
+        counter.desk.wait(2)
+        card.programs = {"game.exe": 10.0}
+        counter.desk.wait(120)
+        assert counter.on_cards() == {"small"}
+        counter.ask("late", 2.9, priority)
+        card.programs = {"game.exe": 8.4}
+        before = len(counter.desk.moves)
+        counter.desk.wait(600)
+        assert counter.on_cards() == {"important"}, priority
+        assert counter.desk.moves[before:] == ["small to none", "important to cuda:0"]
+
+
+def test_one_that_only_a_more_important_one_keeps_from_a_card_holds_up_nobody() -> None:
+    card = Card("card")
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=8)
+    counter.ask("top", 6.0, 20)
+    counter.ask("middle", 4.0, 10)
+    counter.ask("small", 0.5, 5)
+    counter.desk.wait(1)
+    assert counter.on_cards() == {"top", "small"}
+    top = next(r for r in counter.desk.admission.ledger if r.request.name == "top")
+    counter.desk.admission.release(top, counter.desk.now)
+    counter.desk.wait(30)
+    assert counter.on_cards() == {"middle", "small"}
+
+
+def test_of_equals_the_first_displaces_and_the_second_waits_for_it() -> None:
+    counter = Counter(
+        *(Card("card"), Card("full", programs={"game.exe": 11.9})),
+        main_llm_memory_reservation_gb=0,
+        vision_memory_limit_gb=4,
+        vision_device="cuda:0",
+    )
+    counter.ask("old", 3.5, 1)
+    counter.desk.wait(20)
+    for name in ("first", "second"):
+        counter.ask(name, 3.4, 9)
+    counter.desk.wait(30)
+    assert counter.served == ["old", "first"]
+    assert counter.on_cards() == {"first"}
+
+
+def test_nobody_is_sent_away_while_monitoring_is_off() -> None:
+    card = Card("card", programs={"game.exe": 9.0})
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    counter.ask("large", 3.5, 9)
+    counter.ask("small", 0.3, 1)
+    counter.desk.wait(1)
+    card.programs = {"game.exe": 7.8}
+    counter.desk.may_move = False
+    counter.desk.wait(60)
+    assert counter.on_cards() == {"small"}
+    counter.desk.may_move = True
+    counter.desk.wait(2)
+    assert counter.on_cards() == {"large"}
