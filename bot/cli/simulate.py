@@ -151,8 +151,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             return Exit.FAILED
         record = plot is not None or args.decisions
         outcomes, scores = _contest(trace, policies, args.seeds, record=record)
-        told = {name: journal(trace, score) for name, score in scores.items()}
-        told = told if args.decisions else {}
+        shown = scores if args.decisions else {}
+        told = {name: journal(trace, score) for name, score in shown.items()}
         if args.json:
             print(json.dumps(as_json(trace, outcomes, args.seeds, told), indent=2))
         else:

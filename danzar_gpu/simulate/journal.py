@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from danzar_gpu.simulate.metrics import Score
-from danzar_gpu.simulate.trace import Fault, Trace
+from danzar_gpu.simulate.trace import Fault, Model, Program, SensorFault, Trace
+
+Happens = TypeVar("Happens", Model, Program, SensorFault)
 
 FAULTS: dict[Fault, str] = {
     "stale": "its last reading again and again",
@@ -21,23 +24,32 @@ Entry = tuple[float, str]
 def journal(trace: Trace, score: Score) -> list[Entry]:
     """Of a recorded run of this very trace; what happens at once stands cause first."""
     found = [*_events(trace), *score.notes, *((at, f"❌ {text}") for at, text in score.faults)]
-    return sorted((entry for entry in found if entry[0] <= trace.end), key=lambda entry: entry[0])
+    return sorted(found, key=lambda entry: entry[0])
 
 
 def _events(trace: Trace) -> Iterator[Entry]:
-    for program in trace.foreign:
+    for program in _played(trace, trace.foreign):
         where = f"card {program.device}{', the main LLM' if program.llm else ''}"
-        grows = ", and grows" if program.growth is not None else ""
+        grows, grown = (", and grows", " and more") if program.growth is not None else ("", "")
         yield program.at, f"+ {program.process}: {program.gb:.1f}GB on {where}{grows}"
-        if program.until is not None:
-            yield program.until, f"- {program.process}: {program.gb:.1f}GB on {where}"
-    for model in trace.models:
+        if program.until is not None and program.until < trace.end:
+            yield program.until, f"- {program.process}: {program.gb:.1f}GB{grown} on {where}"
+    for model in _played(trace, trace.models):
         size = f"{model.need_gb:.1f}GB expected, {model.peak_gb:.1f}GB taken"
         yield model.at, f"+ {model.name} is wanted (priority {model.priority}, {size})"
-        if model.until is not None:
+        if model.until is not None and model.until < trace.end:
             yield model.until, f"- {model.name} is wanted no more"
-    for fault in trace.sensor:
+    for fault in _played(trace, trace.sensor):
         where = "all cards" if fault.device is None else f"card {fault.device}"
         yield fault.at, f"! {where}: {FAULTS[fault.kind]}"
-        if fault.until is not None:
+        if fault.until is not None and fault.until < trace.end:
             yield fault.until, f"! {where}: over ({FAULTS[fault.kind]})"
+
+
+def _played(trace: Trace, events: Sequence[Happens]) -> Iterator[Happens]:
+    """Those that begin within the trace and last."""
+    return (
+        event
+        for event in events
+        if event.at < trace.end and (event.until is None or event.until > event.at)
+    )

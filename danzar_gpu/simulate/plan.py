@@ -318,7 +318,7 @@ class Plan:
         tail = _tail(card.release_lag)
         count = len(self._points) - 1
         other = [0] * count
-        llm = [0] * count
+        llm, held = [0] * count, [0] * count
         lost = [False] * count
         for program in self._trace.foreign:
             if program.device != index or program.at >= self._end:
@@ -333,6 +333,7 @@ class Plan:
                 size = int((program.gb + grown) * GIB)
                 if program.llm:
                     llm[n] += size  # on its way back it is no reason to leave either
+                    held[n] += size if at < until else 0
                 else:
                     other[n] += size
         for fault in self._trace.sensor:
@@ -342,7 +343,7 @@ class Plan:
                     if self._points[n] >= until:
                         break
                     lost[n] = True
-        promised = self._promised(index, llm)
+        promised = self._promised(index, held)
         total = int((card.total_gb - card.driver_gb) * GIB)
         plain = [
             EMPTY
@@ -356,17 +357,18 @@ class Plan:
             ahead.append(min(plain[n : max(n + 1, min(stop, count))]))
         return ahead, plain
 
-    def _promised(self, index: int, llm: list[int]) -> list[int]:
-        """The LLM's reservation in each stretch, as ``World.reservation`` has it."""
+    def _promised(self, index: int, held: list[int]) -> list[int]:
+        """The LLM's reservation in each stretch, as ``World.reservation`` has it by what it holds
+        there."""
         config = self._config
         if index != config.main_llm_index:
-            return [0] * len(llm)
+            return [0] * len(held)
         if config.main_llm_memory_reservation_gb != "auto":
-            return [configured_reservation(config)] * len(llm)
+            return [configured_reservation(config)] * len(held)
         peaks, total = PeakRecorder(), int(self._trace.rig[index].total_gb * GIB)
         promised: list[int] = []
-        for at, held in zip(self._points, llm, strict=False):
-            peaks.add(at, held)
+        for at, size in zip(self._points, held, strict=False):
+            peaks.add(at, size)
             promised.append(peaks.reservation(config, total).size_bytes)
         return promised
 

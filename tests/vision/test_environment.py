@@ -279,6 +279,7 @@ def test_a_broken_context_is_no_refusal_of_the_card(
     ("error", "remedy"),
     [
         (AssertionError("Torch not compiled with CUDA enabled"), "pytorch.org/get-started"),
+        (AssertionError("libcudart functions unavailable"), "pytorch.org/get-started"),
         (RuntimeError("Found no NVIDIA driver on your system. Please check ..."), "utility"),
         (
             RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."),
@@ -312,6 +313,23 @@ def test_a_cuda_that_does_not_start_is_nothing_to_rehearse_for(cuda: FakeCuda) -
     assert "CUDA does not start for cuda:0 (RTX 4090): CUDA unknown error" in str(caught.value)
     assert "modprobe nvidia_uvm" in str(caught.value)
     assert "VISIBLE_DEVICES" not in str(caught.value)
+    cuda.no_start = RuntimeError("No CUDA GPUs are available")
+    with pytest.raises(PlaceError, match="look at CUDA_VISIBLE_DEVICES") as caught:
+        resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
+    assert caught.value.about == "process"
+    unexpected = (
+        "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before "
+        "calling NumCudaDevices() that might have already set an error? Error %s"
+    )
+    for error, about in (
+        ("802: system not yet initialized", "process"),
+        ("2: out of memory", "memory"),
+    ):
+        cuda.no_start = RuntimeError(unexpected % error)
+        with pytest.raises(PlaceError, match=f"RTX 4090.: error {error}") as caught:
+            resolve(Destination(device="cuda:0", card="RTX 4090", may_rehearse=True))
+        assert caught.value.about == about
+        assert "Did you run" not in str(caught.value)
     words = "CUDA call failed lazily at initialization with error: Invalid device id\n\nCUDA ..."
     cuda.no_start = cuda.DeferredCudaCallError(words)
     with pytest.raises(PlaceError, match="with error: Invalid device id") as caught:

@@ -104,7 +104,8 @@ async def test_a_card_that_torch_can_not_use_says_so_and_how_to_mend_it(
         assert status.device == "cuda:1 (torch can't use it; really on the CPU)"
         records = await manager_of(pipeline).records.read()
         assert {m.device_name for m in records.moves} == {"RTX 4070 Super (rehearsed on the CPU)"}
-        assert "install a build for CUDA" in status.reason
+        assert "can't use cuda:1 (RTX 4070 Super): " in status.reason
+        assert "; install " in status.reason
 
 
 async def test_the_less_important_model_leaves_first(files: tuple[Path, Path]) -> None:

@@ -94,6 +94,8 @@ def resolve(destination: Destination) -> Place:
         torch_is_ready()
     card = f"{destination.device} ({destination.card})"
     if (trouble := why_no_cuda(torch)) is not None:
+        if is_out_of_memory(trouble.error):
+            raise PlaceFull(f"CUDA does not start for {card}: {trouble.why}", "close what fills it")
         if not trouble.lasting:
             raise OutOfReach(f"CUDA does not start for {card}: {trouble.why}", trouble.remedy)
         words = f"torch {torch.__version__} can't use {card}: {trouble.why}"

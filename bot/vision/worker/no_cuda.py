@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ RIGHT_BUILD = (
     "shows for this system and CUDA (on Windows plain `pip install torch` brings none)"
 )
 LASTING = {
-    "torch not compiled with cuda": RIGHT_BUILD,
     # NVML is there, and libcuda is not.
     "found no nvidia driver": (
         "install the NVIDIA driver whole; a container needs "
@@ -22,17 +22,24 @@ LASTING = {
 }
 """What torch says where CUDA won't start, whoever tries, until something is installed; the way
 out."""
+PASSING = {
+    "no cuda gpus are available": (
+        "look at CUDA_VISIBLE_DEVICES, and in a container at the devices that it was given"
+    ),
+}
 STUCK = (
     "restart the machine; on Linux `sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm` may "
     "do (after a suspend), and a container needs /dev/nvidia-uvm"
 )
 """Else it is the driver's state. From what people found: pytorch/pytorch issues 49081, 88639."""
+NUMBERED = re.compile(r"Error (\d+: .+)")
 
 
 @dataclass(frozen=True, slots=True)
 class NoCuda:
     """What keeps CUDA from starting in this process."""
 
+    error: Exception
     why: str
     """In torch's words."""
     remedy: str
@@ -44,15 +51,21 @@ def why_no_cuda(torch: Any) -> NoCuda | None:
     """``None`` where CUDA does start."""
     try:
         torch.cuda.init()
-    except (AssertionError, RuntimeError, torch.cuda.DeferredCudaCallError) as error:
+    except AssertionError as error:  # torch was built without CUDA, or lacks a part of it
+        return NoCuda(error, _shortened(str(error)), RIGHT_BUILD, lasting=True)
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         words = str(error)
-        for sign, remedy in LASTING.items():
-            if sign in words.lower():
-                return NoCuda(_shortened(words), remedy, lasting=True)
-        return NoCuda(_shortened(words), STUCK, lasting=False)
+        for known, lasting in ((LASTING, True), (PASSING, False)):
+            for sign, remedy in known.items():
+                if sign in words.lower():
+                    return NoCuda(error, _shortened(words), remedy, lasting)
+        return NoCuda(error, _shortened(words), STUCK, lasting=False)
     return None
 
 
 def _shortened(words: str) -> str:
-    """Without what torch supposes: mostly a variable that nobody has touched."""
+    """The cause alone. Torch goes on with what it supposes: mostly a variable that nobody has
+    touched. Of errors that it does not expect it tells the cause last."""
+    if (cause := NUMBERED.search(words)) is not None:
+        return f"error {cause[1]}"
     return words.strip().split("\n")[0].split(". ")[0].split(" - ")[0]
