@@ -7,6 +7,7 @@ from danzar_gpu.config import device_index
 from danzar_gpu.idle_context import DWELL_SECONDS, ContextGuard
 from danzar_gpu.ledger import Footprint, HolderMemory, LeaseRecord, Request
 from danzar_gpu.memory import MemorySnapshot
+from danzar_gpu.monitor import pause_seconds
 from danzar_gpu.room import RELEASE_PATIENCE_SECONDS
 from danzar_gpu.simulate.engine import Desk, Job, PolicyBase, Timer
 
@@ -40,8 +41,7 @@ class DanzarPolicy(PolicyBase):
         self._poll_timer = None
         self._read()
         interval = self._admission.interval(self.desk.now)
-        backoff = min(8, 2**self._failures) if self._failures else 1
-        self._schedule(self.desk.now + interval * backoff)
+        self._schedule(self.desk.now + pause_seconds(interval, self._failures))
 
     def _read(self) -> MemorySnapshot | None:
         snapshot = self.desk.read()

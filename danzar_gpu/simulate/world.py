@@ -113,6 +113,8 @@ class World:
         self._learns = auto and config.main_llm_index < len(self.cards)
         self._peaks = PeakRecorder()
         self._learned_at = 0.0
+        self._promised: tuple[tuple[int, int], int] = (-1, 0), 0
+        """(hour, bytes that the LLM held) when it was last asked what was learned, and that."""
 
     # Our models
 
@@ -193,8 +195,12 @@ class World:
         if not self._learns:
             return configured_reservation(self.config)
         self._learn(now)
-        total = self.cards[self.config.main_llm_index].total
-        return self._peaks.reservation(self.config, total).size_bytes
+        card = self.cards[self.config.main_llm_index]
+        seen = int(now // HOUR_SECONDS), card.llm
+        if seen != self._promised[0]:  # to ask costs more than all else in a month of readings
+            learned = self._peaks.reservation(self.config, card.total)
+            self._promised = seen, learned.size_bytes
+        return self._promised[1]
 
     def _learn(self, now: float) -> None:
         """The LLM has held as much as it does since the last look."""

@@ -89,8 +89,10 @@ def test_a_picture_whose_sides_are_cut_away_first_is_the_same_as_cut_last(
     small = np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC))
     top, left = round((height - 128) / 2), round((width - 128) / 2)
     expected = small[top : top + 128, left : left + 128]
-    # The filter's weights are rounded anew.
-    assert np.abs(preprocess.array(image).astype(int) - expected).max() <= 2
+    # Pillow rounds between its two passes, which are not about the same rows any more.
+    difference = np.abs(preprocess.array(image).astype(int) - expected)
+    assert difference.mean() < 0.5
+    assert difference.max() <= 8
 
 
 def test_probabilities_are_those_of_open_clip(clip_folder: Path) -> None:
