@@ -120,13 +120,16 @@ class Admission:
         self._reconcile(snapshot, now)
         if may_move:
             self._rebalance(snapshot, now)
+        self._forget_claims(now)
         self._serve(now, may_evict=may_move)
         self._quiet = self._state(snapshot, now) if may_move else None
 
     def _state(self, snapshot: MemorySnapshot, now: float) -> tuple[object, ...] | None:
         """All that decisions depend on; ``None`` while they depend on time as well."""
         ledger = self.ledger
-        if self._queue or not self._skeptic.is_settled(now) or not ledger.settled(now):
+        if self._queue or self._vacated:
+            return None
+        if not self._skeptic.is_settled(now) or not ledger.settled(now):
             return None
         if any(r.moving or r.better_since is not None for r in ledger):
             return None
@@ -458,13 +461,16 @@ class Admission:
             lease_id, uuid = plan.vacated
             if (record := self.ledger.get(lease_id)) is not None:
                 self._vacated[lease_id] = self._claim(record.request, uuid, now)
+        if plan.pressure:
+            self._watch(now)
+
+    def _forget_claims(self, now: float) -> None:
+        """Of leases that are on their way, or gone, and those that nobody came to use."""
         for lease_id, claim in tuple(self._vacated.items()):
             record = self.ledger.get(lease_id)
             waits = record is not None and record.uuid is None and not record.moving
             if not waits or self._has_lapsed(claim, now):
                 del self._vacated[lease_id]
-        if plan.pressure:
-            self._watch(now)
 
     def _claim(self, request: Request, uuid: str, now: float) -> Claim:
         return Claim(uuid, want_on(request, uuid, self.ledger, self.config).need, now)

@@ -426,3 +426,26 @@ def test_nobody_is_sent_away_while_monitoring_is_off() -> None:
     counter.desk.may_move = True
     counter.desk.wait(2)
     assert counter.on_cards() == {"large"}
+
+
+def test_what_was_vacated_for_a_lease_and_taken_by_another_program_is_kept_for_nobody() -> None:
+    card = Card("card")
+    desk = Desk(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
+    desk.ask("important", 3.0, 30)
+    desk.ask("small", 1.0, 10)
+    desk.wait(20)
+    card.programs = {"game.exe": 11.8}
+    desk.wait(2)
+    card.programs = {"game.exe": 10.0}
+    desk.wait(120)
+    card.programs = {"game.exe": 8.4}
+    while desk.where()["small"] == "cuda:0":
+        desk.wait(1)
+    card.programs = {"game.exe": 9.9}
+    desk.may_move = False
+    desk.wait(5)
+    desk.ask("late", 1.0, 0)
+    assert desk.where()["late"] == "cpu", "it is kept for the important one"
+    desk.wait(10)
+    desk.ask("later", 1.0, 0)
+    assert desk.where() == {"important": "cpu", "small": "cpu", "late": "cpu", "later": "cuda:0"}
