@@ -449,3 +449,32 @@ def test_what_was_vacated_for_a_lease_and_taken_by_another_program_is_kept_for_n
     desk.wait(10)
     desk.ask("later", 1.0, 0)
     assert desk.where() == {"important": "cpu", "small": "cpu", "late": "cpu", "later": "cuda:0"}
+
+
+def test_cards_are_read_more_often_while_models_are_on_them() -> None:
+    desk = Desk(Card("LLM", programs=FULL), Card("vision"), memory_check_interval=30)
+    desk.wait(60)
+    assert desk.admission.interval(desk.now) == 30
+    desk.ask("clip", 0.6, 10)
+    desk.wait(60)
+    assert desk.where() == {"clip": "cuda:1"}
+    assert desk.admission.interval(desk.now) == 5
+    desk.admission.use(desk.admission.config.model_copy(update={"memory_check_interval": 3.0}))
+    desk.wait(20)
+    assert desk.admission.interval(desk.now) == 3
+
+
+def test_whoever_is_refused_hears_for_whom_the_room_is_kept() -> None:
+    card = Card("card", programs={"game.exe": 6.0})
+    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=8)
+    admission, now = counter.desk.admission, counter.desk.now
+    counter.ask("there", 3.0, 5)
+    counter.ask("huge", 7.9, 9)  # the game is in its way, ours are not
+    counter.ask("next", 4.5, 5)
+    need = Footprint(gb(0.3))
+    ticket = admission.ask(
+        Request("late", need, "late", 1, predicted=need), "fail", now, lambda _: None
+    )
+    assert counter.served == ["there"]
+    assert ticket.refused is not None
+    assert ticket.refused.reason == "next waits for the room on cuda:0"
