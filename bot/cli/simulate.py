@@ -151,8 +151,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             return Exit.FAILED
         record = plot is not None or args.decisions
         outcomes, scores = _contest(trace, policies, args.seeds, record=record)
-        shown = scores if args.decisions else {}
-        told = {name: journal(trace, score) for name, score in shown.items()}
+        told = {n: journal(trace, s) for n, s in scores.items()} if args.decisions else {}
         if args.json:
             print(json.dumps(as_json(trace, outcomes, args.seeds, told), indent=2))
         else:

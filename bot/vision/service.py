@@ -331,9 +331,7 @@ class ModelService(ABC):
             self._set("loading", lease.reason, lease.device)
             if await self._load(worker, plan, lease):
                 return await self._stay_with(worker, plan, lease)
-            lease.release()
-            await asyncio.sleep(RETRY_SECONDS)
-            return True
+            return await self._later(lease)
         except WorkerRefused as error:
             lease.release()
             if error.refusal.about == "other":  # an error that nobody thought of
@@ -359,9 +357,7 @@ class ModelService(ABC):
                 self._in_worker = False
                 self._set("waiting", event.words)
                 lease.fell(event.words, event.needed_bytes)
-                lease.release()
-                await asyncio.sleep(RETRY_SECONDS)
-                return True
+                return await self._later(lease)
             if isinstance(event, ModelFell):
                 self._record("offload", lease.device, event.device or "", 0.0, event.words)
                 lease.fell(event.words, event.needed_bytes)
@@ -374,10 +370,14 @@ class ModelService(ABC):
                 await self._due.wait()
                 return True
             if not await self._follow(worker, plan, lease):
-                lease.release()
-                await asyncio.sleep(RETRY_SECONDS)
-                return True
+                return await self._later(lease)
         return False
+
+    async def _later(self, lease: Lease) -> bool:
+        """It could stay nowhere: after a pause another lease is to be asked for."""
+        lease.release()
+        await asyncio.sleep(RETRY_SECONDS)
+        return True
 
     async def _again(self, words: str) -> bool:
         """The model broke at its work: whether, after a pause, it is to be loaded once more."""

@@ -292,13 +292,13 @@ class Engine:
     def run(self) -> Score:
         """Play the trace to its end."""
         for key, model in enumerate(self._trace.models):
-            if model.at < self._end and (model.until is None or model.until > model.at):
+            if model.plays(self._end):
                 self._at(model.at, lambda k=key, m=model: self._ask(k, m), order=4)
         for program in self._trace.foreign:
-            if program.at < self._end and (program.until is None or program.until > program.at):
+            if program.plays(self._end):
                 self._at(program.at, lambda p=program: self._begin(p), order=3)
         for fault in self._trace.sensor:
-            if fault.until is None or fault.until > fault.at:
+            if fault.plays(self._end):
                 self._at(fault.at, lambda f=fault: self._fault(f), order=1)
         self._policy.start(self)
         while self._queue:

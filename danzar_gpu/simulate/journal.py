@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 from danzar_gpu.simulate.metrics import Score
-from danzar_gpu.simulate.trace import Fault, Model, Program, SensorFault, Trace
-
-Happens = TypeVar("Happens", Model, Program, SensorFault)
+from danzar_gpu.simulate.trace import Fault, Trace
 
 FAULTS: dict[Fault, str] = {
     "stale": "its last reading again and again",
@@ -28,28 +25,20 @@ def journal(trace: Trace, score: Score) -> list[Entry]:
 
 
 def _events(trace: Trace) -> Iterator[Entry]:
-    for program in _played(trace, trace.foreign):
+    end = trace.end
+    for program in [p for p in trace.foreign if p.plays(end)]:
         where = f"card {program.device}{', the main LLM' if program.llm else ''}"
         grows, grown = (", and grows", " and more") if program.growth is not None else ("", "")
         yield program.at, f"+ {program.process}: {program.gb:.1f}GB on {where}{grows}"
-        if program.until is not None and program.until < trace.end:
+        if program.until is not None and program.until < end:
             yield program.until, f"- {program.process}: {program.gb:.1f}GB{grown} on {where}"
-    for model in _played(trace, trace.models):
+    for model in [m for m in trace.models if m.plays(end)]:
         size = f"{model.need_gb:.1f}GB expected, {model.peak_gb:.1f}GB taken"
         yield model.at, f"+ {model.name} is wanted (priority {model.priority}, {size})"
-        if model.until is not None and model.until < trace.end:
+        if model.until is not None and model.until < end:
             yield model.until, f"- {model.name} is wanted no more"
-    for fault in _played(trace, trace.sensor):
+    for fault in [f for f in trace.sensor if f.plays(end)]:
         where = "all cards" if fault.device is None else f"card {fault.device}"
         yield fault.at, f"! {where}: {FAULTS[fault.kind]}"
-        if fault.until is not None and fault.until < trace.end:
+        if fault.until is not None and fault.until < end:
             yield fault.until, f"! {where}: over ({FAULTS[fault.kind]})"
-
-
-def _played(trace: Trace, events: Sequence[Happens]) -> Iterator[Happens]:
-    """Those that begin within the trace and last."""
-    return (
-        event
-        for event in events
-        if event.at < trace.end and (event.until is None or event.until > event.at)
-    )

@@ -94,9 +94,7 @@ class Plan:
 
     def _best(self) -> dict[int, list[Stop]]:
         wanted = [
-            (key, model)
-            for key, model in enumerate(self._trace.models)
-            if model.at < self._end and (model.until is None or model.until > model.at)
+            (key, model) for key, model in enumerate(self._trace.models) if model.plays(self._end)
         ]
         orders = [
             sorted(wanted, key=lambda item: item[1].at),

@@ -163,6 +163,10 @@ class _Event(_Part):
             raise ValueError(f"until ({self.until:g}) is before at ({self.at:g})")
         return self
 
+    def plays(self, end: float) -> bool:
+        """Whether it begins before a trace's end, and lasts."""
+        return self.at < end and (self.until is None or self.until > self.at)
+
 
 class Model(_Event):
     """One of our models, from when it is asked for until it is not needed any more."""

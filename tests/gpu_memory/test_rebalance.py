@@ -293,12 +293,18 @@ def test_whoever_others_made_room_for_is_not_held_up_by_the_first_in_the_queue()
     assert counter.served == ["old", "small", "large"]
 
 
-def test_nobody_waits_for_one_whom_only_other_programs_keep_from_a_card() -> None:
-    card = Card("card", programs={"game.exe": 9.0})
+def small_on(card: Card) -> Counter:
+    """A game keeps a large model from a card, and a less important one is there."""
     counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
     counter.ask("large", 3.5, 9)
     counter.ask("small", 0.3, 1)
     counter.desk.wait(1)
+    return counter
+
+
+def test_nobody_waits_for_one_whom_only_other_programs_keep_from_a_card() -> None:
+    card = Card("card", programs={"game.exe": 9.0})
+    counter = small_on(card)
     assert counter.served == ["small"]
     # Now it is our model that is in its way: nobody else comes before it, and it comes in its
     # place, though not at once.
@@ -415,10 +421,7 @@ def test_of_equals_the_first_displaces_and_the_second_waits_for_it() -> None:
 
 def test_nobody_is_sent_away_while_monitoring_is_off() -> None:
     card = Card("card", programs={"game.exe": 9.0})
-    counter = Counter(card, main_llm_memory_reservation_gb=0, vision_memory_limit_gb=6)
-    counter.ask("large", 3.5, 9)
-    counter.ask("small", 0.3, 1)
-    counter.desk.wait(1)
+    counter = small_on(card)
     card.programs = {"game.exe": 7.8}
     counter.desk.may_move = False
     counter.desk.wait(60)

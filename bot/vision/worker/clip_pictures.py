@@ -88,10 +88,7 @@ class Preprocess:
         target = self._target(*tensor.shape[-2:])
         # CUDA's filter fails where its window outgrows a block's shared memory: at a scale of 10 to
         # 20, a screen of 1440 lines for a model of 128.
-        while on_card and all(
-            have >= 2 * HALVE_UNTIL * want
-            for have, want in zip(tensor.shape[-2:], target, strict=True)
-        ):
+        for _ in range(_halvings(tensor.shape[-2:], *target) if on_card else 0):
             tensor = torch.nn.functional.avg_pool2d(tensor, 2)
         if target != tuple(tensor.shape[-2:]):
             mode = "bilinear" if self._bilinear else "bicubic"

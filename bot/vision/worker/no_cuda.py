@@ -10,23 +10,24 @@ RIGHT_BUILD = (
     "install torch and torchvision again, by the command that https://pytorch.org/get-started "
     "shows for this system and CUDA (on Windows plain `pip install torch` brings none)"
 )
-LASTING = {
+KNOWN = {
     # NVML is there, and libcuda is not.
     "found no nvidia driver": (
         "install the NVIDIA driver whole; a container needs "
-        "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        True,
     ),
     "driver on your system is too old": (
-        "update the NVIDIA driver, or install a torch for an older CUDA"
+        "update the NVIDIA driver, or install a torch for an older CUDA",
+        True,
     ),
-}
-"""What torch says where CUDA won't start, whoever tries, until something is installed; the way
-out."""
-PASSING = {
     "no cuda gpus are available": (
-        "look at CUDA_VISIBLE_DEVICES, and in a container at the devices that it was given"
+        "look at CUDA_VISIBLE_DEVICES, and in a container at the devices that it was given",
+        False,
     ),
 }
+"""What torch says; the way out, and whether it lasts, whoever tries, until something is
+installed."""
 STUCK = (
     "restart the machine; on Linux `sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm` may "
     "do (after a suspend), and a container needs /dev/nvidia-uvm"
@@ -55,11 +56,9 @@ def why_no_cuda(torch: Any) -> NoCuda | None:
         return NoCuda(error, _shortened(str(error)), RIGHT_BUILD, lasting=True)
     except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         words = str(error)
-        for known, lasting in ((LASTING, True), (PASSING, False)):
-            for sign, remedy in known.items():
-                if sign in words.lower():
-                    return NoCuda(error, _shortened(words), remedy, lasting)
-        return NoCuda(error, _shortened(words), STUCK, lasting=False)
+        fitting = (known for sign, known in KNOWN.items() if sign in words.lower())
+        remedy, lasting = next(fitting, (STUCK, False))
+        return NoCuda(error, _shortened(words), remedy, lasting)
     return None
 
 
